@@ -1,0 +1,24 @@
+.DEFAULT_GOAL := help
+.PHONY: help setup demo lint test test-unit test-ovs test-cluster clean
+
+help: ## this list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+setup: ## Debian packages, .venv, the CNI executable; starts no service
+	@scripts/setup
+
+demo: setup ## a three-node cluster on this machine, and who reaches whom
+	@scripts/demo
+
+lint: setup ## ruff, mypy, import-linter
+	@scripts/lint
+
+test: setup ## every tier this machine can run
+	@scripts/test unit
+
+test-unit test-ovs test-cluster: test-%: setup ## one tier
+	@scripts/test $*
+
+clean: ## what setup and the tests left in this tree
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .import_linter_cache *.egg-info
+	$(MAKE) --silent --directory cni/shim clean

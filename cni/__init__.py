@@ -1,0 +1,1 @@
+"""The Container Network Interface as data: requests, results, errors, conf files; the executable is in shim/."""

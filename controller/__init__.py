@@ -1,0 +1,1 @@
+"""The cluster daemon: allocates VNIs and node subnets, and carries out what operators ask of a namespace."""

@@ -1,0 +1,61 @@
+"""The header, metadata and register fields that our flows match and set.
+
+Numbers are those of OpenFlow 1.5.1, section 7.2.3 (class 0x8000) and of Nicira's extension (class 0x0001,
+`ovs-fields(7)`), which Open vSwitch speaks in every OpenFlow version.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+OPENFLOW_BASIC = 0x8000
+NICIRA_1 = 0x0001
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Field:
+    """One field: where the OXM encoding puts it and how wide it is.
+
+    Ordering (class, then number) is the order in which a match lists its fields.
+    """
+
+    oxm_class: int
+    number: int
+    name: str
+    bits: int
+
+    @property
+    def size(self) -> int:
+        """Width on the wire, in bytes."""
+        return (self.bits + 7) // 8
+
+    @property
+    def all_ones(self) -> int:
+        """The mask that matches every bit."""
+        return (1 << self.bits) - 1
+
+
+IN_PORT = Field(OPENFLOW_BASIC, 0, "in_port", 32)
+ETH_DST = Field(OPENFLOW_BASIC, 3, "eth_dst", 48)
+ETH_SRC = Field(OPENFLOW_BASIC, 4, "eth_src", 48)
+ETH_TYPE = Field(OPENFLOW_BASIC, 5, "eth_type", 16)
+IP_PROTO = Field(OPENFLOW_BASIC, 10, "nw_proto", 8)
+IPV4_SRC = Field(OPENFLOW_BASIC, 11, "nw_src", 32)
+IPV4_DST = Field(OPENFLOW_BASIC, 12, "nw_dst", 32)
+TCP_SRC = Field(OPENFLOW_BASIC, 13, "tcp_src", 16)
+TCP_DST = Field(OPENFLOW_BASIC, 14, "tcp_dst", 16)
+UDP_SRC = Field(OPENFLOW_BASIC, 15, "udp_src", 16)
+UDP_DST = Field(OPENFLOW_BASIC, 16, "udp_dst", 16)
+ARP_OP = Field(OPENFLOW_BASIC, 21, "arp_op", 16)
+ARP_SPA = Field(OPENFLOW_BASIC, 22, "arp_spa", 32)
+ARP_TPA = Field(OPENFLOW_BASIC, 23, "arp_tpa", 32)
+ARP_SHA = Field(OPENFLOW_BASIC, 24, "arp_sha", 48)
+ARP_THA = Field(OPENFLOW_BASIC, 25, "arp_tha", 48)
+TUNNEL_ID = Field(OPENFLOW_BASIC, 38, "tun_id", 64)
+TUN_IPV4_SRC = Field(NICIRA_1, 31, "tun_src", 32)
+TUN_IPV4_DST = Field(NICIRA_1, 32, "tun_dst", 32)
+
+
+def register(number: int) -> Field:
+    """Register `number` (0-15) of Open vSwitch, 32 bits; give it a name in `flows.tables` before using it."""
+    return Field(NICIRA_1, number, f"reg{number}", 32)
