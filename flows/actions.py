@@ -54,4 +54,11 @@ class Meter:
     identifier: int
 
 
-Action = Output | SetField | CopyField | Group | Meter
+@dataclass(frozen=True, slots=True)
+class Unknown:
+    """An action or instruction of somebody else's flow, as the switch shows it; it equals nothing of ours."""
+
+    data: bytes
+
+
+Action = Output | SetField | CopyField | Group | Meter | Unknown

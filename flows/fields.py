@@ -1,6 +1,6 @@
 """The header, metadata and register fields that our flows match and set.
 
-Numbers are those of OpenFlow 1.5.1, section 7.2.3 (class 0x8000) and of Nicira's extension (class 0x0001,
+Numbers are those of OpenFlow 1.5.1, section 7.2.3 (class 0x8000) and of Nicira's extensions (classes 0 and 1,
 `ovs-fields(7)`), which Open vSwitch speaks in every OpenFlow version.
 """
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 OPENFLOW_BASIC = 0x8000
+NICIRA_0 = 0x0000
 NICIRA_1 = 0x0001
 
 
@@ -39,6 +40,7 @@ IN_PORT = Field(OPENFLOW_BASIC, 0, "in_port", 32)
 ETH_DST = Field(OPENFLOW_BASIC, 3, "eth_dst", 48)
 ETH_SRC = Field(OPENFLOW_BASIC, 4, "eth_src", 48)
 ETH_TYPE = Field(OPENFLOW_BASIC, 5, "eth_type", 16)
+VLAN_VID = Field(OPENFLOW_BASIC, 6, "vlan_vid", 13)  # bit 12 (VLAN_PRESENT) says that the frame has a tag at all
 IP_PROTO = Field(OPENFLOW_BASIC, 10, "nw_proto", 8)
 IPV4_SRC = Field(OPENFLOW_BASIC, 11, "nw_src", 32)
 IPV4_DST = Field(OPENFLOW_BASIC, 12, "nw_dst", 32)
@@ -54,6 +56,10 @@ ARP_THA = Field(OPENFLOW_BASIC, 25, "arp_tha", 48)
 TUNNEL_ID = Field(OPENFLOW_BASIC, 38, "tun_id", 64)
 TUN_IPV4_SRC = Field(NICIRA_1, 31, "tun_src", 32)
 TUN_IPV4_DST = Field(NICIRA_1, 32, "tun_dst", 32)
+
+SETTABLE_IN_PORT = Field(NICIRA_0, 0, "in_port", 16)  # Open vSwitch refuses to set IN_PORT itself (BAD_SET_ARGUMENT)
+
+VLAN_PRESENT = 0x1000  # OFPVID_PRESENT
 
 
 def register(number: int) -> Field:

@@ -54,16 +54,24 @@ class FlowKey:
 
 @dataclass(frozen=True, slots=True)
 class Flow:
-    """A flow: its key, then what it does. `goto` is the next table, or None."""
+    """A flow: its key, then what it does. `goto` is the next table, or None.
+
+    `source` is None only for a flow that was read from a switch and is nobody's of ours.
+    """
 
     table: int
     priority: int
     match: Match
     actions: tuple[Action, ...]
     goto: int | None
-    source: Source
+    source: Source | None
 
     @property
     def key(self) -> FlowKey:
         """What the switch identifies this flow by."""
         return FlowKey(self.table, self.priority, self.match)
+
+    @property
+    def cookie(self) -> int:
+        """What tells the switch whose flow this is; 0 for nobody's of ours."""
+        return 0 if self.source is None else self.source.cookie

@@ -1,0 +1,229 @@
+"""The desired flows of a node: a pure function of what the node knows.
+
+`desired_flows` returns every flow that the switch should hold, each with the source of the knowledge behind it. It
+keeps no state and does no I/O: the agent compares the result with the switch (`flows.diff`) and applies what differs.
+`flows.tables` has the map of the tables, `docs/pipeline.md` the reasons.
+
+Size: a pod costs 3 flows and one for each accepted VNI (two while a change is under way) and for VNI 0; a node costs
+3; a pod elsewhere, or a VNI without a local pod, costs none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv4Network
+from itertools import chain
+
+from flows import fields
+from flows.actions import IN_PORT, Action, CopyField, Meter, Output, SetField
+from flows.fields import Field
+from flows.flow import Flow, FlowKey, Source
+from flows.match import Match, Value
+from flows.snapshot import VNI_GLOBAL, Attachment, Mode, Peer, Snapshot, mac_of
+from flows.tables import (
+    ARP,
+    ARP_METER,
+    ASKER,
+    CLASSIFY,
+    DELIVER,
+    EGRESS,
+    HOST_IN,
+    HOST_NEXT_HOP,
+    POD_IN,
+    ROUTE,
+    SOURCE_VNI,
+    TABLES,
+    TO_NODE,
+    TUN_PORT,
+    TUNNEL_IN,
+    TUNNEL_OUT,
+    VNI_BITS,
+    VXLAN_PORT,
+    Priority,
+    Table,
+)
+
+Words = Mapping[Field, Value]
+
+_IPV4: Words = {fields.ETH_TYPE: 0x0800}
+_ARP: Words = {fields.ETH_TYPE: 0x0806}
+_UDP: Words = {**_IPV4, fields.IP_PROTO: 17}
+_ARP_REQUEST = 1
+_ARP_REPLY = 2
+
+_FRAGMENT = 0
+"""The port that a fragment seems to have, the first one included (ovs-ofctl(8), `set-frags normal`)."""
+
+_NO_PORT = 0
+"""Nobody's ofport. A packet that seems to come from there may leave by the port it really came in by (a pod calling
+itself), which a plain output refuses."""
+
+_AS_GLOBAL = SetField(SOURCE_VNI, VNI_GLOBAL)
+
+_UNROUTABLE = (
+    IPv4Network("127.0.0.0/8"),  # loopback
+    IPv4Network("169.254.0.0/16"),  # link-local, the node's own next hop and cloud metadata among it
+    IPv4Network("224.0.0.0/3"),  # multicast, reserved, broadcast
+)
+
+_ARP_ANSWER = (
+    Meter(ARP_METER),
+    # Back to the asker, from the MAC address that belongs to what was asked: 0a:58 and the four bytes (`mac_of`).
+    CopyField(fields.ETH_SRC, fields.ETH_DST, 48),
+    CopyField(fields.ARP_SHA, fields.ARP_THA, 48),
+    SetField(fields.ETH_SRC, mac_of(IPv4Address(0)), mask=0xFFFF_00000000),
+    CopyField(fields.ARP_TPA, fields.ETH_SRC, 32),
+    CopyField(fields.ETH_SRC, fields.ARP_SHA, 48),
+    # The two IP addresses change places.
+    CopyField(fields.ARP_SPA, ASKER, 32),
+    CopyField(fields.ARP_TPA, fields.ARP_SPA, 32),
+    CopyField(ASKER, fields.ARP_TPA, 32),
+    SetField(fields.ARP_OP, _ARP_REPLY),
+    Output(IN_PORT),
+)
+
+
+def desired_flows(snapshot: Snapshot) -> dict[FlowKey, Flow]:
+    """Every flow that the switch of this node should hold.
+
+    Should two pods or two peers lay claim to the same flow, the lowest ofport or node address has it.
+    """
+    flows = chain(
+        pipeline_flows(),
+        node_flows(snapshot),
+        chain.from_iterable(peer_flows(peer) for peer in sorted(snapshot.peers, key=_by_address)),
+        chain.from_iterable(pod_flows(pod, snapshot.mode) for pod in sorted(snapshot.attachments, key=_by_port)),
+    )
+    desired: dict[FlowKey, Flow] = {}
+    for flow in flows:
+        desired.setdefault(flow.key, flow)
+    return desired
+
+
+def pipeline_flows() -> Iterator[Flow]:
+    """The flows that depend on nothing."""
+    rule = _Rules(Source.PIPELINE)
+    for table in TABLES:
+        yield rule.drop(table, Priority.MISS, {})
+
+    tagged = Match.masked({fields.VLAN_VID: (fields.VLAN_PRESENT, fields.VLAN_PRESENT)})
+    yield Flow(CLASSIFY.number, Priority.GUARD, tagged, (), None, Source.PIPELINE)
+    yield rule.goto(CLASSIFY, Priority.MATCH, {fields.IN_PORT: VXLAN_PORT}, TUNNEL_IN)
+    yield rule.goto(CLASSIFY, Priority.MATCH, {fields.IN_PORT: TUN_PORT}, HOST_IN)
+    yield rule.goto(CLASSIFY, Priority.FALLBACK, _IPV4, POD_IN)
+    yield rule.goto(CLASSIFY, Priority.FALLBACK, _ARP, POD_IN)
+
+    yield rule.goto(HOST_IN, Priority.MATCH, _ARP, ARP)
+    yield rule.goto(HOST_IN, Priority.FALLBACK, _IPV4, ROUTE, _AS_GLOBAL)
+    for network in _UNROUTABLE:
+        yield rule.drop(ROUTE, Priority.GUARD, {**_IPV4, fields.IPV4_DST: network})
+    yield rule.goto(ROUTE, Priority.FALLBACK, _IPV4, EGRESS)
+    # What the node sent here and belongs nowhere must not go back to it: that would be a loop.
+    yield rule.drop(EGRESS, Priority.GUARD, {fields.IN_PORT: TUN_PORT})
+
+
+def node_flows(snapshot: Snapshot) -> Iterator[Flow]:
+    """The flows that follow from this node's own subnet and the configuration of the network."""
+    rule = _Rules(Source.NODE)
+    node, cluster = snapshot.node, snapshot.cluster_network
+    to_node = (SetField(fields.ETH_DST, mac_of(node.gateway)), Output(TUN_PORT))
+
+    yield rule.goto(HOST_IN, Priority.MATCH, {**_IPV4, fields.IPV4_SRC: node.gateway}, ROUTE, _AS_GLOBAL)
+    # A packet of a pod that has just gone, or of another node's, must not pass for the node, who reaches everybody.
+    yield rule.drop(HOST_IN, Priority.NETWORK, {**_IPV4, fields.IPV4_SRC: cluster})
+
+    request = {**_ARP, fields.ARP_OP: _ARP_REQUEST}
+    for asked in (cluster, snapshot.service_network):
+        yield rule.act(ARP, Priority.MATCH, {**request, fields.ARP_TPA: asked}, *_ARP_ANSWER)
+    next_hop = {**request, fields.IN_PORT: TUN_PORT, fields.ARP_TPA: HOST_NEXT_HOP}
+    yield rule.act(ARP, Priority.MATCH, next_hop, *_ARP_ANSWER)
+
+    yield rule.goto(ROUTE, Priority.MATCH, {**_IPV4, fields.IPV4_DST: node.subnet}, DELIVER)
+    yield rule.goto(ROUTE, Priority.NETWORK, {**_IPV4, fields.IPV4_DST: cluster}, TUNNEL_OUT)
+    yield rule.act(DELIVER, Priority.MATCH, {**_IPV4, fields.IPV4_DST: node.gateway}, *to_node)
+
+    yield rule.goto(EGRESS, Priority.MATCH, {**_IPV4, fields.IPV4_DST: node.address}, TO_NODE)
+    yield rule.act(EGRESS, Priority.FALLBACK, _IPV4, *to_node)
+    for port in (node.vxlan_port, _FRAGMENT):
+        yield rule.drop(TO_NODE, Priority.GUARD, {**_UDP, fields.UDP_DST: port})
+    yield rule.act(TO_NODE, Priority.FALLBACK, _IPV4, *to_node)
+
+
+def peer_flows(peer: Peer) -> Iterator[Flow]:
+    """The flows for one other node."""
+    rule = _Rules(Source.PEERS)
+    yield rule.goto(
+        TUNNEL_IN,
+        Priority.MATCH,
+        {**_IPV4, fields.TUN_IPV4_SRC: peer.address},
+        DELIVER,
+        CopyField(fields.TUNNEL_ID, SOURCE_VNI, VNI_BITS),
+    )
+    yield rule.act(
+        TUNNEL_OUT,
+        Priority.MATCH,
+        {**_IPV4, fields.IPV4_DST: peer.subnet},
+        CopyField(SOURCE_VNI, fields.TUNNEL_ID, VNI_BITS),
+        SetField(fields.TUN_IPV4_DST, int(peer.address)),
+        Output(VXLAN_PORT),
+    )
+    yield rule.goto(EGRESS, Priority.MATCH, {**_IPV4, fields.IPV4_DST: peer.address}, TO_NODE)
+
+
+def pod_flows(pod: Attachment, mode: Mode) -> Iterator[Flow]:
+    """The flows for one local pod."""
+    rule = _Rules(Source.ATTACHMENTS)
+    mac = mac_of(pod.address)
+    sends = SetField(SOURCE_VNI, VNI_GLOBAL if mode is Mode.SUBNET else pod.tenancy.send)
+
+    honest = {fields.IN_PORT: pod.ofport, fields.ETH_SRC: mac}
+    honest_ip = {**honest, **_IPV4, fields.IPV4_SRC: pod.address}
+    honest_arp = {**honest, **_ARP, fields.ARP_SPA: pod.address, fields.ARP_SHA: mac}
+    yield rule.goto(POD_IN, Priority.MATCH, honest_ip, ROUTE, sends)
+    yield rule.goto(POD_IN, Priority.MATCH, honest_arp, ARP)
+    # Service traffic that the node's kube-proxy has turned round is still the pod's.
+    yield rule.goto(HOST_IN, Priority.MATCH, {**_IPV4, fields.IPV4_SRC: pod.address}, ROUTE, sends)
+
+    for sender in _accepted(pod, mode):
+        yield rule.act(
+            DELIVER,
+            Priority.MATCH,
+            {**sender, **_IPV4, fields.IPV4_DST: pod.address},
+            SetField(fields.ETH_DST, mac),
+            SetField(fields.SETTABLE_IN_PORT, _NO_PORT),
+            Output(pod.ofport),
+        )
+
+
+def _accepted(pod: Attachment, mode: Mode) -> Iterator[Words]:
+    """What to match, beside the pod's address, for each sender that may reach the pod."""
+    if mode is Mode.SUBNET or VNI_GLOBAL in pod.tenancy.accept:
+        yield {}
+        return
+    for vni in sorted({VNI_GLOBAL, *pod.tenancy.accept}):
+        yield {SOURCE_VNI: vni}
+
+
+@dataclass(frozen=True, slots=True)
+class _Rules:
+    """Writes flows of one source in terms of tables."""
+
+    source: Source
+
+    def drop(self, table: Table, priority: Priority, words: Words) -> Flow:
+        return Flow(table.number, priority, Match.of(words), (), None, self.source)
+
+    def act(self, table: Table, priority: Priority, words: Words, *actions: Action) -> Flow:
+        return Flow(table.number, priority, Match.of(words), actions, None, self.source)
+
+    def goto(self, table: Table, priority: Priority, words: Words, target: Table, *actions: Action) -> Flow:
+        return Flow(table.number, priority, Match.of(words), actions, target.number, self.source)
+
+
+def _by_address(peer: Peer) -> IPv4Address:
+    return peer.address
+
+
+def _by_port(pod: Attachment) -> int:
+    return pod.ofport

@@ -1,0 +1,183 @@
+"""The one writer of the switch's flows: what it makes of a demand, on a real bridge that may go and come back."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from ipaddress import IPv4Address, IPv4Network
+
+import pytest
+
+from agent.flow_reconciler import Demand, FlowReconciler
+from agent.switch import Switch
+from flows.flow import Source
+from flows.pipeline import desired_flows
+from flows.snapshot import Attachment, Mode, Node, Peer, Snapshot, Tenancy
+from flows.text import flow_text
+from tests.support.openvswitch import OpenVswitch
+
+DEADLINE_S = 20.0
+ALL = frozenset(Source)
+EMPTY = Snapshot(
+    mode=Mode.MULTITENANT,
+    cluster_network=IPv4Network("172.11.0.0/16"),
+    service_network=IPv4Network("10.96.0.0/12"),
+    node=Node(IPv4Address("192.0.2.11"), IPv4Network("172.11.0.0/22"), IPv4Address("172.11.0.1")),
+)
+POD = Attachment(256, IPv4Address("172.11.0.2"), Tenancy(10, frozenset({10})))
+OTHER_POD = Attachment(257, IPv4Address("172.11.0.3"), Tenancy(11, frozenset({11})))
+PEER = Peer(IPv4Address("192.0.2.12"), IPv4Network("172.11.4.0/22"))
+BUSY = replace(EMPTY, attachments=frozenset({POD}), peers=frozenset({PEER}))
+
+
+class Wishes:
+    """What the flows are to be computed from; a test changes it."""
+
+    def __init__(self, snapshot: Snapshot) -> None:
+        self.snapshot = snapshot
+        self.synced = ALL
+
+    def __call__(self) -> Demand:
+        return Demand(self.snapshot, self.synced)
+
+
+@pytest.fixture
+def bridge(openvswitch: OpenVswitch) -> OpenVswitch:
+    openvswitch.vsctl("add-br", "br0", "--", "set", "Bridge", "br0", "fail_mode=secure")
+    return openvswitch
+
+
+@asynccontextmanager
+async def reconciling(bridge: OpenVswitch, wishes: Wishes) -> AsyncIterator[FlowReconciler]:
+    switch = Switch(str(bridge.mgmt("br0")))
+    reconciler = FlowReconciler(switch, wishes)
+    running = [asyncio.create_task(switch.run()), asyncio.create_task(reconciler.run())]
+    try:
+        async with asyncio.timeout(DEADLINE_S):
+            yield reconciler
+    finally:
+        for task in running:
+            task.cancel()
+        await asyncio.wait(running)
+
+
+@asynccontextmanager
+async def reconciled(bridge: OpenVswitch, wishes: Wishes) -> AsyncIterator[FlowReconciler]:
+    async with reconciling(bridge, wishes) as reconciler:
+        await reconciler.reconcile()
+        yield reconciler
+
+
+def installed(bridge: OpenVswitch) -> set[str]:
+    return normal(bridge.ofctl("--no-stats", "--no-names", "dump-flows", "br0").splitlines())
+
+
+def expected(bridge: OpenVswitch, snapshot: Snapshot) -> set[str]:
+    """What a second bridge shows that was given the flows as text."""
+    bridge.vsctl("--may-exist", "add-br", "br1", "--", "set", "Bridge", "br1", "fail_mode=secure")
+    bridge.ofctl("del-flows", "br1")
+    bridge.ofctl("del-meters", "br1")
+    bridge.ofctl("add-meter", "br1", "meter=1 pktps burst bands=type=drop rate=1000 burst_size=1000")
+    bridge.ofctl("add-flows", "br1", "-", stdin="\n".join(map(flow_text, desired_flows(snapshot).values())))
+    return normal(bridge.ofctl("--no-stats", "--no-names", "dump-flows", "br1").splitlines())
+
+
+def normal(lines: list[str]) -> set[str]:
+    return {line.strip() for line in lines if "table=" in line}
+
+
+def ages(bridge: OpenVswitch) -> dict[str, float]:
+    """Each flow and how many seconds ago it was added."""
+    lines = bridge.ofctl("--no-names", "dump-flows", "br0").splitlines()
+    found = (re.fullmatch(r" (.*?)duration=([\d.]+)s, (.*)", line) for line in lines)
+    return {re.sub(r"n_\w+=\d+, |(idle|hard)_age=\d+, ", "", one[1] + one[3]): float(one[2]) for one in found if one}
+
+
+async def until(condition: Callable[[], object]) -> None:
+    while not condition():  # noqa: ASYNC110 - it is the switch, not this process, that the condition is about
+        await asyncio.sleep(0.02)
+
+
+async def test_the_switch_has_what_is_demanded_when_reconcile_returns(bridge: OpenVswitch) -> None:
+    wishes = Wishes(BUSY)
+    async with reconciled(bridge, wishes) as reconciler:
+        assert installed(bridge) == expected(bridge, BUSY)
+        wishes.snapshot = replace(BUSY, attachments=frozenset({OTHER_POD}))
+        await reconciler.reconcile()
+        assert installed(bridge) == expected(bridge, wishes.snapshot)
+        assert reconciler.current
+
+
+async def test_flows_that_stay_are_not_touched(bridge: OpenVswitch) -> None:
+    async with reconciled(bridge, Wishes(BUSY)):
+        before = ages(bridge)
+    assert before
+    await asyncio.sleep(0.01)  # any time at all
+    more = Wishes(replace(BUSY, attachments=frozenset({POD, OTHER_POD})))
+    async with reconciled(bridge, more):  # as after a restart of the agent
+        after = ages(bridge)
+    assert [flow for flow, age in before.items() if after.get(flow, 0) <= age] == []
+
+
+async def test_what_somebody_else_left_behind_is_removed(bridge: OpenVswitch) -> None:
+    bridge.ofctl("add-flow", "br0", "table=0,priority=7,ip,actions=NORMAL")
+    async with reconciled(bridge, Wishes(BUSY)):
+        assert installed(bridge) == expected(bridge, BUSY)
+
+
+async def test_a_source_that_has_not_been_heard_adds_and_removes_nothing(bridge: OpenVswitch) -> None:
+    async with reconciled(bridge, Wishes(BUSY)):
+        everything = installed(bridge)
+    wishes = Wishes(replace(EMPTY, attachments=frozenset({POD, OTHER_POD})))
+    wishes.synced = ALL - {Source.PEERS}
+    async with reconciled(bridge, wishes) as reconciler:
+        assert installed(bridge) > everything
+        wishes.synced = ALL
+        await reconciler.reconcile()
+        assert installed(bridge) == expected(bridge, wishes.snapshot)
+
+
+async def test_a_switch_that_restarted_gets_its_flows_and_its_meter_back(bridge: OpenVswitch) -> None:
+    async with reconciled(bridge, Wishes(BUSY)) as reconciler:
+        bridge.kill_vswitchd()
+        await until(lambda: not reconciler.current)
+        await asyncio.to_thread(bridge.start_vswitchd)
+        await until(lambda: reconciler.current)
+        assert installed(bridge) == expected(bridge, BUSY)
+        assert "rate=1000" in bridge.ofctl("dump-meters", "br0")
+
+
+async def test_what_is_demanded_while_the_switch_is_away_is_there_when_it_is_back(bridge: OpenVswitch) -> None:
+    wishes = Wishes(EMPTY)
+    async with reconciled(bridge, wishes) as reconciler:
+        bridge.kill_vswitchd()
+        wishes.snapshot = BUSY
+        waiting = asyncio.create_task(reconciler.reconcile())
+        await until(lambda: not reconciler.current)
+        assert not waiting.done(), "nobody can have committed it"
+        await asyncio.to_thread(bridge.start_vswitchd)
+        await waiting
+        assert installed(bridge) == expected(bridge, BUSY)
+
+
+async def test_a_demand_that_changes_nothing_is_not_met_by_a_switch_that_is_away(bridge: OpenVswitch) -> None:
+    async with reconciled(bridge, Wishes(BUSY)) as reconciler:
+        bridge.kill_vswitchd()
+        await until(lambda: not reconciler.current)
+        waiting = asyncio.create_task(reconciler.reconcile())
+        await asyncio.sleep(0.05)  # long enough for an answer, were there one
+        assert not waiting.done()
+        await asyncio.to_thread(bridge.start_vswitchd)
+        await waiting
+
+
+async def test_a_flow_that_the_switch_refuses_holds_up_no_other(bridge: OpenVswitch) -> None:
+    # No switch takes an output to a port of this number (OFPP_MAX, OpenFlow 1.5.1, section 7.2.1).
+    impossible = replace(OTHER_POD, ofport=0xFFFFFF05)
+    async with reconciled(bridge, Wishes(replace(BUSY, attachments=frozenset({POD, impossible})))):
+        shown = installed(bridge)
+    assert shown >= expected(bridge, BUSY)
+    assert not [flow for flow in shown if "table=70" in flow and "nw_dst=172.11.0.3" in flow]
