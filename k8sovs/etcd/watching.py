@@ -1,0 +1,190 @@
+"""Listing at one revision, and the watch loop: list at revision R, watch from R + 1, and go on after any trouble.
+
+What no etcd client does right is left to none of them:
+- a watch that etcd cancels (compaction, a right withdrawn, no leader) is an error, not an end;
+- after an error the watch resumes behind the last event seen, of each range; where that is no longer possible, or the
+  store is another one than before, it lists again;
+- the answer to a progress request is a sign of life only, never a revision to resume from: etcd 3.4 lets it run ahead
+  of the events. Nor is the revision in the header of an event message, which may hold a part of what happened so far;
+- silence is broken by such a request, and a stream that does not answer it is given up.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
+
+from k8sovs.etcd.messages import Event, WatchMessage
+from k8sovs.etcd.model import (
+    Changes,
+    EtcdCompacted,
+    EtcdError,
+    KeyValue,
+    Listing,
+    Range,
+    from_wire,
+)
+from k8sovs.etcd.wire import WatchStream, Wire
+from k8sovs.logs import get_logger
+
+log = get_logger(__name__)
+
+PAGE_SIZE = 1000
+LISTING_ATTEMPTS = 3
+
+
+class Backoff:
+    """How long to wait before trying again: twice as long each time, with jitter, up to `longest` seconds.
+
+    Failures that lie further apart than that have nothing to do with each other, and the wait is short again.
+    """
+
+    def __init__(
+        self,
+        now: Callable[[], float],
+        randomness: Callable[[], float],
+        *,
+        shortest: float = 0.05,
+        longest: float = 3.0,
+    ) -> None:
+        self._now = now
+        self._randomness = randomness
+        self._shortest = shortest
+        self._longest = longest
+        self._ceiling = shortest
+        self._until = now()
+
+    def delay(self) -> float:
+        """Seconds to wait after the failure that has just happened."""
+        if self._now() - self._until > self._longest:
+            self._ceiling = self._shortest
+        delay = self._ceiling * (0.5 + self._randomness() / 2)
+        self._ceiling = min(self._ceiling * 2, self._longest)
+        self._until = self._now() + delay
+        return delay
+
+
+class _Trouble:
+    """Says once that a watch is interrupted, once more if the trouble is of another kind, and once that it goes on."""
+
+    def __init__(self, ranges: Sequence[Range]) -> None:
+        self._names = [from_wire(each.start) for each in ranges]
+        self._kind: type[EtcdError] | None = None
+
+    def noticed(self, error: EtcdError) -> None:
+        if type(error) is not self._kind:
+            self._kind = type(error)
+            log.warning("etcd-watch-interrupted", watching=self._names, error=str(error))
+
+    def over(self) -> None:
+        if self._kind is not None:
+            self._kind = None
+            log.info("etcd-watch-resumed", watching=self._names)
+
+
+async def list_ranges(wire: Wire, ranges: Sequence[Range]) -> Listing:
+    """Everything in `ranges`, page by page, all at the revision of the first page. Raises `EtcdError`."""
+    for attempt in range(1, LISTING_ATTEMPTS + 1):
+        try:
+            return await _list_at_one_revision(wire, ranges)
+        except EtcdCompacted:  # that revision went away between two pages
+            if attempt == LISTING_ATTEMPTS:
+                raise
+    raise AssertionError("every attempt returns or raises")
+
+
+async def _list_at_one_revision(wire: Wire, ranges: Sequence[Range]) -> Listing:
+    page = await wire.read(ranges, limit=PAGE_SIZE)
+    revision = page.revision
+    items: dict[str, KeyValue] = {}
+    while True:
+        items.update((item.key, item) for part in page.parts for item in part.items)
+        ranges = [part.rest for part in page.parts if part.rest is not None]
+        if not ranges:
+            return Listing(revision, items, page.cluster_id)
+        page = await wire.read(ranges, limit=PAGE_SIZE, revision=revision)
+
+
+@dataclass(slots=True)
+class _Position:
+    """Up to where the history is known: the next revision of each range, in the store `cluster_id`."""
+
+    cluster_id: int
+    next_revisions: dict[Range, int]
+
+    def precedes(self, message: WatchMessage) -> bool:
+        """Whether a store at the revision of `message` can have that history behind it."""
+        known = max(self.next_revisions.values()) - 1
+        return message.cluster_id == self.cluster_id and message.revision >= known
+
+
+async def watch_ranges(
+    wire: Wire, ranges: Sequence[Range], backoff: Backoff, silence: float
+) -> AsyncGenerator[Listing | Changes, None]:
+    """The loop behind `Etcd.watch`."""
+    position: _Position | None = None
+    trouble = _Trouble(ranges)
+    while True:
+        try:
+            if position is None:
+                listing = await list_ranges(wire, ranges)
+                position = _Position(listing.cluster_id, dict.fromkeys(ranges, listing.revision + 1))
+                trouble.over()
+                yield listing
+            async with aclosing(_follow(wire, position, trouble, silence)) as changes:
+                async for change in changes:
+                    yield change
+        except EtcdCompacted as error:
+            position = None
+            trouble.noticed(error)
+        except EtcdError as error:
+            trouble.noticed(error)
+        await asyncio.sleep(backoff.delay())
+
+
+async def _follow(wire: Wire, position: _Position, trouble: _Trouble, silence: float) -> AsyncGenerator[Changes, None]:
+    """One watch stream. Ends by raising `EtcdError`; `EtcdCompacted` if `position` is no longer one to go on from."""
+    ranges = list(position.next_revisions)
+    async with wire.watch(list(position.next_revisions.items())) as stream:
+        unfinished: dict[int, list[Event]] = {}
+        unconfirmed = len(ranges)
+        while True:
+            message = await _next_message(stream, silence)
+            if message.created:
+                if not position.precedes(message):
+                    raise EtcdCompacted("the store lacks the history known so far: it was restored, or lags behind")
+                unconfirmed -= 1
+                if not unconfirmed:
+                    trouble.over()
+            if not message.events:
+                continue
+            events = unfinished.setdefault(message.index, [])
+            events.extend(message.events)
+            if message.fragment:
+                continue
+            del unfinished[message.index]
+            changes = _changes(events)
+            position.next_revisions[ranges[message.index]] = changes.revision + 1
+            yield changes
+
+
+async def _next_message(stream: WatchStream, silence: float) -> WatchMessage:
+    message = await stream.receive(silence)
+    if message is None:
+        await stream.request_progress()
+        message = await stream.receive(silence)
+    if message is None:
+        raise stream.silent()
+    return message
+
+
+def _changes(events: Sequence[Event]) -> Changes:
+    """Events in the order of revisions, as the last state of each key."""
+    last = {event.key: event for event in events}
+    return Changes(
+        revision=events[-1].revision,
+        puts=tuple(event.item for event in last.values() if event.item is not None),
+        deletes=tuple(event.key for event in last.values() if event.item is None),
+    )

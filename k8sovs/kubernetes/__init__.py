@@ -1,0 +1,53 @@
+"""The Kubernetes API: typed objects, plain calls, and one list/watch loop that never ends.
+
+`lightkube` gives the object types, reads kubeconfig files and makes the HTTP client; nothing outside this package
+imports it. The watch loop is ours, see `watch`.
+"""
+
+from k8sovs.kubernetes.client import Kubernetes, PatchKind
+from k8sovs.kubernetes.errors import AlreadyExists, Conflict, KubernetesError, KubernetesUnavailable, NotFound
+from k8sovs.kubernetes.objects import (
+    ConfigMap,
+    EndpointSlice,
+    Event,
+    Lease,
+    Namespace,
+    Node,
+    ObjectKey,
+    ObjectMeta,
+    Pod,
+    Resource,
+    Service,
+    ServiceAccount,
+    key_of,
+)
+from k8sovs.kubernetes.transport import Timing
+from k8sovs.kubernetes.watch import Gone, Listed, Put, Statistics
+
+__all__ = [
+    "AlreadyExists",
+    "ConfigMap",
+    "Conflict",
+    "EndpointSlice",
+    "Event",
+    "Gone",
+    "Kubernetes",
+    "KubernetesError",
+    "KubernetesUnavailable",
+    "Lease",
+    "Listed",
+    "Namespace",
+    "Node",
+    "NotFound",
+    "ObjectKey",
+    "ObjectMeta",
+    "PatchKind",
+    "Pod",
+    "Put",
+    "Resource",
+    "Service",
+    "ServiceAccount",
+    "Statistics",
+    "Timing",
+    "key_of",
+]

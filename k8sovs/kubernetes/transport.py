@@ -1,0 +1,102 @@
+"""Requests to one API server, and how patient they are."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+import httpx2
+import msgspec
+from lightkube.config import client_adapter
+from lightkube.config.kubeconfig import KubeConfig
+from lightkube.config.models import User
+from lightkube.core.exceptions import ConfigError
+
+from k8sovs.kubernetes.errors import KubernetesError, refused, unavailable
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """How patient the client is. All in seconds."""
+
+    request_s: float = 10.0
+    """one request that is no watch"""
+    inactivity_s: float = 100.0
+    """a watch on which nothing arrives; servers send a bookmark about once a minute"""
+    watch_s: float = 300.0
+    """a watch is asked to end after this, plus up to half of it at random"""
+    first_delay_s: float = 0.2
+    """before the first retry; it doubles with each failure"""
+    longest_delay_s: float = 10.0
+    settled_s: float = 5.0
+    """a watch that lasted this long was a success: the next delay is the first one again"""
+
+
+DEFAULT_TIMING: Final = Timing()
+
+
+class Transport:
+    """An HTTP client with the server and the credentials of a kubeconfig file or of the pod's service account.
+
+    Credentials in files are read again when the server refuses them. Proxies named in the environment are ignored: the
+    network must not depend on them.
+    """
+
+    def __init__(self, kubeconfig: str | None, timing: Timing) -> None:
+        """KubernetesError: the configuration cannot be used, and why."""
+        self._timing = timing
+        try:
+            config = (KubeConfig.from_file(kubeconfig) if kubeconfig else KubeConfig.from_service_account()).get()
+            if config is None:
+                raise ConfigError("no context is selected")
+            if config.user is None:
+                config = config._replace(user=User())
+            parameters = client_adapter.ConnectionParams(timeout=httpx2.Timeout(timing.request_s), trust_env=False)
+            self._client = client_adapter.AsyncClient(config, parameters)
+        except (ConfigError, OSError, KeyError, TypeError, ValueError, msgspec.ValidationError) as error:
+            source = kubeconfig or "the pod's service account"
+            raise KubernetesError(f"cannot use the Kubernetes configuration of {source}: {error!r}") from error
+
+    async def close(self) -> None:
+        """Close all connections."""
+        await self._client.aclose()
+
+    async def call(
+        self,
+        method: str,
+        path: str,
+        *,
+        parameters: Mapping[str, str] | None = None,
+        content: bytes | None = None,
+        content_type: str = "application/json",
+    ) -> bytes:
+        """The body of the answer. KubernetesError: refused; KubernetesUnavailable: no answer."""
+        headers = {"Accept": "application/json"}
+        if content is not None:
+            headers["Content-Type"] = content_type
+        try:
+            answer = await self._client.request(
+                method, path, params=dict(parameters or {}), content=content, headers=headers
+            )
+        except (httpx2.RequestError, ConfigError, OSError) as error:
+            raise unavailable(f"{method} {path}", error) from error
+        if not answer.is_success:
+            raise refused(f"{method} {path}", answer.status_code, answer.headers, answer.content)
+        return answer.content
+
+    async def lines(self, path: str, parameters: Mapping[str, str]) -> AsyncGenerator[bytes, None]:
+        """The lines of a watch until the server ends it. KubernetesError: refused, cut, or silent for too long."""
+        patience = httpx2.Timeout(self._timing.request_s, read=self._timing.inactivity_s)
+        rest = b""
+        try:
+            async with self._client.stream("GET", path, params=dict(parameters), timeout=patience) as answer:
+                if not answer.is_success:
+                    raise refused(f"watch of {path}", answer.status_code, answer.headers, await answer.aread())
+                async for chunk in answer.aiter_bytes():
+                    *lines, rest = (rest + chunk).split(b"\n")
+                    for line in lines:
+                        if line:
+                            yield line
+        except (httpx2.RequestError, ConfigError, OSError) as error:
+            raise unavailable(f"the watch of {path}", error) from error

@@ -1,0 +1,257 @@
+"""The list/watch loop.
+
+What a network plugin must never do is to take an unreachable API, a silent connection or an object that it cannot read
+for a deletion: pods would lose their network. So:
+
+- a deletion is reported only if the server said so, or if a complete later list does not have the object;
+- an object that cannot be decoded is logged, counted and passed over; if it could be read before, the last good
+  version goes on standing for it;
+- a watch asks for bookmarks and is given up when nothing at all arrives for a while; it resumes at the last version,
+  and lists again only when the server no longer has that version (410) or sent what is not a watch event;
+- every retry waits, longer each time, with jitter, and as long as the server asks for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Final, Generic, TypeVar
+
+import msgspec
+
+from k8sovs.kubernetes.errors import UNDECODABLE, Expired, KubernetesError, Status, Unreadable, from_status
+from k8sovs.kubernetes.objects import ObjectKey, Resource, decode, metadata_of, path_of, read_metadata
+from k8sovs.kubernetes.transport import Timing, Transport
+from k8sovs.logs import get_logger
+
+log = get_logger(__name__)
+
+T = TypeVar("T", bound=Resource)
+
+PAGE_SIZE: Final = 500
+"""Objects that one answer to a list may hold."""
+
+
+@dataclass(frozen=True, slots=True)
+class Listed(Generic[T]):
+    """The complete truth at one moment; whatever is not in it does not exist."""
+
+    items: tuple[T, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Put(Generic[T]):
+    """The object was created or changed. May come more than once for one change."""
+
+    key: ObjectKey
+    item: T
+
+
+@dataclass(frozen=True, slots=True)
+class Gone(Generic[T]):
+    """The server says that the object was deleted, or no longer matches the selector. `uid` is the one deleted."""
+
+    key: ObjectKey
+    uid: str
+
+
+@dataclass(slots=True)
+class Statistics:
+    """Counters since the start, over all watches of a client."""
+
+    lists: int = 0
+    watches: int = 0
+    errors: int = 0
+    undecodable: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Query(Generic[T]):
+    """Which objects a list or watch is about; namespace None is all namespaces."""
+
+    resource: type[T]
+    namespace: str | None = None
+    field_selector: str | None = None
+    label_selector: str | None = None
+
+    @property
+    def path(self) -> str:
+        """The collection's path."""
+        return path_of(self.resource, self.namespace)
+
+    @property
+    def selectors(self) -> dict[str, str]:
+        """Parameters of the request."""
+        given = {"fieldSelector": self.field_selector, "labelSelector": self.label_selector}
+        return {name: value for name, value in given.items() if value}
+
+
+class Backoff:
+    """Delays that double up to a limit, each with jitter, until a success."""
+
+    def __init__(self, timing: Timing, chance: Callable[[], float]) -> None:
+        self._timing = timing
+        self._chance = chance
+        self._ceiling_s = timing.first_delay_s
+
+    def next_delay(self) -> float:
+        """Seconds to wait now: between half of the ceiling and all of it."""
+        ceiling_s = self._ceiling_s
+        self._ceiling_s = min(2 * ceiling_s, self._timing.longest_delay_s)
+        return ceiling_s * (0.5 + 0.5 * self._chance())
+
+    def reset(self) -> None:
+        """It worked: start again with the first delay."""
+        self._ceiling_s = self._timing.first_delay_s
+
+
+class _ListMetadata(msgspec.Struct, rename={"continue_": "continue"}):
+    resourceVersion: str = ""
+    continue_: str | None = None
+
+
+class _List(msgspec.Struct):
+    """A list whose items are still to be decoded, so that one bad item is one bad item."""
+
+    metadata: _ListMetadata
+    items: list[msgspec.Raw] | None = None
+
+
+class _Event(msgspec.Struct):
+    type: str
+    object: msgspec.Raw
+
+
+class Watch(Generic[T]):
+    """One list or watch: the version reached, and the last good form of every object."""
+
+    def __init__(
+        self,
+        transport: Transport,
+        query: Query[T],
+        statistics: Statistics,
+        timing: Timing,
+        now: Callable[[], float],
+        chance: Callable[[], float],
+    ) -> None:
+        """`now` is a clock in seconds, `chance` gives numbers from 0 to 1."""
+        self._transport = transport
+        self._query = query
+        self._statistics = statistics
+        self._timing = timing
+        self._now = now
+        self._chance = chance
+        self._version = ""
+        self._known: dict[ObjectKey, T] = {}
+
+    async def run(self) -> AsyncGenerator[Listed[T] | Put[T] | Gone[T], None]:
+        """Everything that happens to the objects, for ever."""
+        backoff = Backoff(self._timing, self._chance)
+        while True:
+            asked_delay_s = 0.0
+            began = self._now()
+            try:
+                if not self._version:
+                    yield Listed(await self.list())
+                    began = self._now()
+                async with aclosing(self._session()) as changes:
+                    async for change in changes:
+                        yield change
+            except KubernetesError as error:
+                asked_delay_s = error.retry_after_s
+                self._statistics.errors += 1
+                if isinstance(error, Expired | Unreadable):
+                    self._version = ""
+                log.warning("kubernetes-watch-interrupted", path=self._query.path, error=str(error))
+            if self._now() - began >= self._timing.settled_s:
+                backoff.reset()
+            await asyncio.sleep(max(asked_delay_s, backoff.next_delay()))
+
+    async def list(self) -> tuple[T, ...]:
+        """All objects; what cannot be decoded is replaced by its last good version. KubernetesError."""
+        self._statistics.lists += 1
+        parameters = {"limit": str(PAGE_SIZE), **self._query.selectors}
+        items: dict[ObjectKey, T] = {}
+        while True:
+            page = await self._transport.call("GET", self._query.path, parameters=parameters)
+            try:
+                listing = msgspec.json.decode(page, type=_List)
+            except UNDECODABLE as error:
+                raise Unreadable(f"the answer to GET {self._query.path} is no list: {error}") from error
+            for raw in listing.items or ():
+                self._read(raw, items)
+            if not listing.metadata.continue_:
+                break
+            parameters["continue"] = listing.metadata.continue_
+        self._version, self._known = listing.metadata.resourceVersion, items
+        return tuple(items.values())
+
+    def _read(self, raw: msgspec.Raw, items: dict[ObjectKey, T]) -> None:
+        """Add one item of a list to `items`, if possible."""
+        key = None
+        try:
+            metadata = read_metadata(raw)
+            key = metadata.key
+            items[key] = decode(raw, self._query.resource)
+        except Unreadable as error:
+            self._tell_undecodable(key, error)
+            last_good = self._known.get(key) if key else None
+            if key and last_good and metadata_of(last_good).uid == metadata.uid:
+                items[key] = last_good
+
+    async def _session(self) -> AsyncGenerator[Put[T] | Gone[T], None]:
+        """One watch request, to its end. KubernetesError: how it broke."""
+        self._statistics.watches += 1
+        parameters = {
+            "watch": "true",
+            "allowWatchBookmarks": "true",
+            "resourceVersion": self._version,
+            "timeoutSeconds": str(int(self._timing.watch_s * (1 + 0.5 * self._chance()))),
+            **self._query.selectors,
+        }
+        async with aclosing(self._transport.lines(self._query.path, parameters)) as lines:
+            async for line in lines:
+                change = self._change(line)
+                if change is not None:
+                    yield change
+
+    def _change(self, line: bytes) -> Put[T] | Gone[T] | None:
+        """What one line of a watch says; the version moves on. KubernetesError: it is an error, or no event."""
+        event = self._parse(line)
+        metadata = read_metadata(event.object)
+        change: Put[T] | Gone[T] | None = None
+        if event.type in ("ADDED", "MODIFIED"):
+            change = self._put(metadata.key, event.object)
+        elif event.type == "DELETED":
+            self._known.pop(metadata.key, None)
+            change = Gone(metadata.key, metadata.uid)
+        self._version = metadata.resourceVersion or self._version
+        return change
+
+    def _parse(self, line: bytes) -> _Event:
+        request = f"the watch of {self._query.path}"
+        try:
+            event = msgspec.json.decode(line, type=_Event)
+            status = msgspec.json.decode(event.object, type=Status) if event.type == "ERROR" else None
+        except UNDECODABLE as error:
+            raise Unreadable(f"a line of {request} is no event: {error}") from error
+        if status is not None:
+            raise from_status(request, status, status.code or 0)
+        return event
+
+    def _put(self, key: ObjectKey, raw: msgspec.Raw) -> Put[T] | None:
+        try:
+            item = decode(raw, self._query.resource)
+        except Unreadable as error:
+            self._tell_undecodable(key, error)
+            return None
+        self._known[key] = item
+        return Put(key, item)
+
+    def _tell_undecodable(self, key: ObjectKey | None, error: Unreadable) -> None:
+        self._statistics.undecodable += 1
+        name = str(key) if key else "without a readable name"
+        kind = self._query.resource.__name__
+        log.warning("kubernetes-object-undecodable", kind=kind, object=name, error=str(error))
