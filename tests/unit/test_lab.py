@@ -1,0 +1,79 @@
+"""The pure parts of the lab: names and addresses, what a runtime hands over, the table of who reaches whom."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from k8sovs.lab.layout import Datapath, Lab, LabError, LabMode, load, route_metric, spec_file
+from k8sovs.lab.reach import Place, table
+from k8sovs.lab.runtime import bandwidth_of
+
+
+def lab(name: str = "lab", nodes: int = 3) -> Lab:
+    return Lab(name, nodes, LabMode.MULTITENANT, Datapath.AUTO)
+
+
+@pytest.mark.parametrize("name", ["", "-a", "a-", "A", "a/b", "..", "a b", "x" * 21])
+def test_a_name_that_cannot_be_a_folder_and_a_namespace_is_refused(name: str) -> None:
+    with pytest.raises(LabError, match="lab name"):
+        lab(name)
+
+
+@pytest.mark.parametrize("nodes", [0, -1, 51])
+def test_a_number_of_nodes_that_does_not_fit_the_underlay_is_refused(nodes: int) -> None:
+    with pytest.raises(LabError, match=f"{nodes} nodes"):
+        lab(nodes=nodes)
+
+
+def test_nodes_count_up_from_node1_at_their_first_address() -> None:
+    nodes = lab().all_nodes()
+    assert [(node.name, str(node.address)) for node in nodes] == [
+        ("node1", "192.0.2.11"),
+        ("node2", "192.0.2.12"),
+        ("node3", "192.0.2.13"),
+    ]
+
+
+def test_pods_whose_names_run_together_have_namespaces_of_their_own() -> None:
+    assert lab().pod_netns("a-b", "c", "1111aaaa") != lab().pod_netns("a", "b-c", "2222bbbb")
+
+
+def test_the_longest_pod_name_still_fits_a_file_name() -> None:
+    assert len(lab("x" * 20).pod_netns("n" * 63, "p" * 253, "0" * 64)) <= 255
+
+
+def test_a_lab_is_read_back_as_it_was_written(tmp_path: Path) -> None:
+    spec_file(tmp_path).write_text(lab("other", 5).encode())
+    assert load(tmp_path) == lab("other", 5)
+
+
+def test_labs_guard_their_prefixes_with_metrics_of_their_own() -> None:
+    metrics = {route_metric(f"lab{number}") for number in range(100)}
+    assert len(metrics) == 100
+    assert all(2**31 < metric < 2**32 for metric in metrics)
+
+
+@pytest.mark.parametrize(
+    ("annotation", "rate"), [("10M", 10_000_000), ("1k", 1_000), ("5Mi", 5 * 2**20), ("800000", 800_000)]
+)
+def test_a_bandwidth_annotation_becomes_the_capability_that_containerd_passes(annotation: str, rate: int) -> None:
+    limits = bandwidth_of({"kubernetes.io/ingress-bandwidth": annotation})
+    assert limits == {"IngressRate": rate, "IngressBurst": 2**32 - 1}
+
+
+@pytest.mark.parametrize("annotation", ["", "fast", "M", "-1M", "1MM"])
+def test_a_bandwidth_annotation_that_is_no_quantity_limits_nothing(annotation: str) -> None:
+    assert bandwidth_of({"kubernetes.io/egress-bandwidth": annotation}) == {}
+
+
+def test_a_table_marks_the_cells_that_are_wrong_and_leaves_the_unmeasured_empty() -> None:
+    one = Place("one", "/run/netns/1", "192.0.2.1", node="node1")
+    two = Place("two", "/run/netns/2", "192.0.2.2")
+    lines = table({(one, two): True, (two, one): False}, wrong=[(two, one)])
+    assert [line.split() for line in lines] == [
+        ["from", "\\", "to", "one", "two"],
+        ["one", "node1", "yes"],
+        ["two", "-!"],
+    ]
