@@ -1,0 +1,230 @@
+"""A pod's way onto the network and off it again: what the CNI server calls.
+
+ADD, in order: the tenancy of the namespace; a free address; the veth pair, its end in the pod's namespace; the port
+on the switch with everything worth remembering of the pod (one OVSDB transaction for all pods of a burst); the flows
+(one bundle for all). It answers when the switch has committed them, so the pod can send at once. Whatever fails
+undoes what was done before it.
+
+DEL, in order: the port, and with it all that is remembered (the point of no return); the flows; the address; then it
+answers. The veth is deleted afterwards: the kernel takes its time for that, and nobody has to wait. A veth of ours
+without a port is garbage, so a crash in between leaves nothing for long.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network
+
+from agent.attachment import PodAttachment
+from agent.attachments import Attachments
+from agent.cluster import ClusterSource
+from agent.flow_reconciler import FlowReconciler
+from agent.ipam import Leases, SubnetFull
+from agent.links import InterfaceExists, LinkError, Links, NetnsGone, PodLink, PodLinkSpec, host_link_name
+from agent.ovsdb import OvsdbError, PodPort
+from agent.ports import PodPorts
+from agent.reaper import Reaper
+from agent.snapshot import Identity
+from agent.tenancy import NoTenancy, wait_tenancy
+from cni.errors import CniError, ErrorCode
+from cni.request import AttachmentKey, Request
+from cni.result import Interface, IpConfig, Result, Route
+from flows.tables import FIRST_POD_PORT
+from k8sovs.logs import get_logger
+
+log = get_logger(__name__)
+
+OFPORT_LIMIT = 0xFF00
+"""First number that is no port's: OpenFlow 1.0, which operators' tools speak, has 16 bits and reserves the top."""
+
+FLOW_DEADLINE_S = 10.0
+"""How long a call waits for a switch that is away. Then an ADD fails; a DEL succeeds, and its flows go with the first
+bundle after the switch is back, before or together with those of the next pod that gets the address."""
+
+
+class SwitchAway(Exception):
+    """The switch did not commit flows in time."""
+
+
+@dataclass(frozen=True, slots=True)
+class PodNetwork:
+    """What all pods of the node have in common. `networks` are routed to the gateway, besides everything else."""
+
+    networks: tuple[IPv4Network, ...]
+    mtu: int
+    offloads_off: bool
+    tenancy_deadline_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Devices:
+    """The writers that an attachment goes through, one for each kind of device."""
+
+    links: Links
+    ports: PodPorts
+    flows: FlowReconciler
+    reaper: Reaper
+
+
+class Attacher:
+    """Attaches and detaches pods: the handler of the CNI server."""
+
+    def __init__(
+        self,
+        identity: Identity,
+        network: PodNetwork,
+        cluster: ClusterSource,
+        attachments: Attachments,
+        leases: Leases,
+        devices: Devices,
+    ) -> None:
+        self._identity = identity
+        self._network = network
+        self._cluster = cluster
+        self._attachments = attachments
+        self._leases = leases
+        self._devices = devices
+
+    async def add(self, request: Request) -> Result:
+        """Attach a pod; returns when it can send and be reached."""
+        pod = request.pod
+        if self._attachments.get(request.key) is not None:
+            raise CniError(
+                ErrorCode.ALREADY_ATTACHED,
+                f"{request.key} of pod {pod.namespace}/{pod.name} is attached already",
+                "the first attachment stays as it is; DEL it before another ADD",
+            )
+        try:
+            tenancy = await wait_tenancy(self._cluster, pod.namespace, self._network.tenancy_deadline_s)
+            address = self._leases.allocate(str(request.key))
+        except NoTenancy as error:
+            raise CniError(ErrorCode.TRY_AGAIN_LATER, f"pod {pod.namespace}/{pod.name}: {error}") from error
+        except SubnetFull as error:
+            raise CniError(ErrorCode.SUBNET_FULL, f"pod {pod.namespace}/{pod.name}: {error}") from error
+        attachment = PodAttachment(request.key, pod, request.netns, address, tenancy)
+        try:
+            return self._result(await self._connect(attachment), address)
+        except BaseException:  # whatever it was, cancellation included: half an attachment must not stay
+            try:
+                await self._disconnect(request.key)
+            except OvsdbError as error:
+                log.warning(
+                    "add-not-undone", attachment=str(request.key), error=str(error), action="waiting for its DEL"
+                )
+            raise
+
+    async def delete(self, request: Request) -> None:
+        """Detach a pod, or what is left of one; nothing attached is no error."""
+        try:
+            await self._disconnect(request.key)
+        except OvsdbError as error:
+            raise CniError(ErrorCode.TRY_AGAIN_LATER, f"{request.key} cannot be detached: {error}") from error
+
+    async def check(self, request: Request) -> None:
+        """Raise unless the attachment is on the switch with the address that its ADD answered."""
+        attachment = self._attachments.get(request.key)
+        if attachment is None:
+            raise CniError(ErrorCode.CHECK_FAILED, f"{request.key} is not attached to this node's switch")
+        if attachment not in self._attachments.forwarding():
+            raise CniError(ErrorCode.CHECK_FAILED, f"{request.key}: the switch does not forward for its port")
+        told = _told_addresses(request)
+        if told and str(attachment.address) not in told:
+            raise CniError(
+                ErrorCode.CHECK_FAILED, f"{request.key} has {attachment.address}, prevResult says {', '.join(told)}"
+            )
+
+    async def gc(self, request: Request) -> None:
+        """Detach everything that the runtime does not name as valid."""
+        valid = request.conf.valid_attachments or frozenset()
+        gone = [found for found in self._attachments.by_port().values() if found.key not in valid]
+        failures: list[str] = []
+        for attachment in gone:
+            try:
+                await self._disconnect(attachment.key)
+            except OvsdbError as error:
+                failures.append(f"{attachment.key}: {error}")
+        if failures:
+            raise CniError(ErrorCode.TRY_AGAIN_LATER, "some attachments are left", "; ".join(failures))
+
+    async def status(self) -> None:
+        """Raise unless an ADD would be served now."""
+        if not self._devices.flows.current:
+            raise CniError(ErrorCode.NOT_AVAILABLE, "the switch does not have its flows: is ovs-vswitchd running?")
+        if not self._devices.ports.connected:
+            raise CniError(ErrorCode.NOT_AVAILABLE, "no connection to the switch's database: is ovsdb-server running?")
+
+    async def _connect(self, attachment: PodAttachment) -> PodLink:
+        """Link, port, flows. Raises CniError."""
+        name = host_link_name(attachment.key.container_id, attachment.key.ifname)
+        try:
+            await self._devices.reaper.wait_deleted(name)
+            link = await self._devices.links.create_pod_link(self._link_spec(name, attachment))
+            await self._devices.ports.add(PodPort(name, self._ofport(attachment.address), attachment.external_ids()))
+            await self._commit_flows()
+        except NetnsGone as error:
+            raise CniError(ErrorCode.UNKNOWN_CONTAINER, f"{attachment.key}: {error}") from error
+        except InterfaceExists as error:
+            raise CniError(ErrorCode.INTERFACE_EXISTS, f"{attachment.key}: {error}") from error
+        except LinkError as error:
+            raise CniError(ErrorCode.IO_FAILURE, f"{attachment.key}: {error}") from error
+        except (OvsdbError, SwitchAway) as error:
+            raise CniError(ErrorCode.TRY_AGAIN_LATER, f"{attachment.key}: {error}") from error
+        return link
+
+    async def _disconnect(self, key: AttachmentKey) -> None:
+        """Port, flows, address, link. Raises OvsdbError, with everything still in place."""
+        name = host_link_name(key.container_id, key.ifname)
+        attached = self._attachments.get(key) is not None
+        await self._devices.ports.remove(name)
+        if attached:
+            with suppress(SwitchAway):
+                await self._commit_flows()
+        self._leases.release(str(key))
+        self._devices.reaper.delete_later([name])
+
+    async def _commit_flows(self) -> None:
+        """Wait until the switch has the flows for what is attached now. Raises SwitchAway."""
+        try:
+            async with asyncio.timeout(FLOW_DEADLINE_S):
+                await self._devices.flows.reconcile()
+        except TimeoutError:
+            raise SwitchAway(f"the switch took no flows for {FLOW_DEADLINE_S:g} s: is ovs-vswitchd running?") from None
+
+    def _link_spec(self, name: str, attachment: PodAttachment) -> PodLinkSpec:
+        return PodLinkSpec(
+            host_name=name,
+            netns=attachment.netns,
+            ifname=attachment.key.ifname,
+            address=attachment.address,
+            prefix_length=self._identity.subnet.prefixlen,
+            gateway=self._identity.gateway,
+            networks=self._network.networks,
+            mtu=self._network.mtu,
+            offloads_off=self._network.offloads_off,
+        )
+
+    def _ofport(self, address: IPv4Address) -> int:
+        """The number to ask for: it follows from the address, so no two pods ask for the same."""
+        offset = int(address) - int(self._identity.subnet.network_address)
+        return FIRST_POD_PORT + offset % (OFPORT_LIMIT - FIRST_POD_PORT)
+
+    def _result(self, link: PodLink, address: IPv4Address) -> Result:
+        gateway = self._identity.gateway
+        return Result(
+            interfaces=(
+                Interface(link.host_name, link.host_mac),
+                Interface(link.ifname, link.mac, sandbox=link.netns, mtu=link.mtu),
+            ),
+            ips=(IpConfig(IPv4Interface((address, self._identity.subnet.prefixlen)), gateway, interface=1),),
+            routes=tuple(Route(network, gateway) for network in (IPv4Network("0.0.0.0/0"), *self._network.networks)),
+        )
+
+
+def _told_addresses(request: Request) -> list[str]:
+    """The addresses in the request's prevResult, without their prefix lengths."""
+    ips = (request.conf.prev_result or {}).get("ips")
+    entries = ips if isinstance(ips, list) else []
+    addresses = [entry.get("address") for entry in entries if isinstance(entry, dict)]
+    return [address.partition("/")[0] for address in addresses if isinstance(address, str)]

@@ -1,0 +1,93 @@
+"""The pods on this node's switch, read from the ports in OVSDB: there is no other list of them.
+
+Also keeps at each port what is in force for its namespace, so that a restart without etcd knows it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from agent.attachment import PodAttachment, tenancy_ids
+from agent.cluster import ClusterSource
+from agent.links import HOST_LINK_PREFIX, host_link_name
+from agent.ovsdb import BridgeView, Ovsdb, OvsdbError, PortView
+from agent.signal import Signal
+from agent.snapshot import current_tenancy
+from cni.request import AttachmentKey
+from k8sovs.logs import get_logger
+
+log = get_logger(__name__)
+
+RETRY_S = 1.0
+
+
+class Attachments:
+    """What hangs on the switch now. Cheap to ask again: a port that did not change is not read again."""
+
+    def __init__(self, ovsdb: Ovsdb) -> None:
+        self._ovsdb = ovsdb
+        self._view: BridgeView | None = None
+        self._known: dict[str, tuple[PortView, PodAttachment | None]] = {}
+
+    def by_port(self) -> dict[str, PodAttachment]:
+        """Every attachment, by the name of its port."""
+        self._refresh()
+        return {name: attachment for name, (_, attachment) in self._known.items() if attachment is not None}
+
+    def forwarding(self) -> dict[PodAttachment, int]:
+        """Every attachment whose port the switch forwards for, with its ofport."""
+        self._refresh()
+        return {
+            attachment: port.ofport
+            for port, attachment in self._known.values()
+            if attachment is not None and port.ofport is not None
+        }
+
+    def get(self, key: AttachmentKey) -> PodAttachment | None:
+        """The attachment of this container and interface."""
+        self._refresh()
+        _, attachment = self._known.get(host_link_name(key.container_id, key.ifname), (None, None))
+        return attachment
+
+    def _refresh(self) -> None:
+        view, known = self._ovsdb.view, self._known
+        if view is None or view is self._view:
+            return
+        self._view, self._known = view, {}
+        for name, port in view.ports.items():
+            before = known.get(name)
+            unchanged = before is not None and before[0] is port
+            attachment = before[1] if before and unchanged else _read(port)
+            self._known[name] = (port, attachment)
+
+
+def _read(port: PortView) -> PodAttachment | None:
+    attachment = PodAttachment.from_external_ids(port.external_ids)
+    if attachment is None and port.name.startswith(HOST_LINK_PREFIX):
+        log.error("port-not-understood", port=port.name, consequence="its pod has no network", action="delete the pod")
+    return attachment
+
+
+async def keep_tenancies(attachments: Attachments, cluster: ClusterSource, ovsdb: Ovsdb) -> None:
+    """Write changed tenancies to the ports, for ever. The flows do not wait for this."""
+    changed = Signal()
+    for source in (cluster.changed, ovsdb.changes):
+        source.follow(changed.notify)
+    while True:
+        seen = changed.count
+        outdated = _outdated(attachments, cluster)
+        try:
+            if outdated:
+                await ovsdb.set_port_ids(outdated)
+            await changed.wait_beyond(seen)
+        except OvsdbError as error:
+            log.warning("tenancy-not-remembered", ports=sorted(outdated), error=str(error), action="trying again")
+            await asyncio.sleep(RETRY_S)
+
+
+def _outdated(attachments: Attachments, cluster: ClusterSource) -> dict[str, dict[str, str]]:
+    """What to write to which port."""
+    if cluster.view is None:
+        return {}
+    current = {name: (found, current_tenancy(cluster.view, found)) for name, found in attachments.by_port().items()}
+    return {name: tenancy_ids(tenancy) for name, (found, tenancy) in current.items() if tenancy != found.tenancy}

@@ -1,0 +1,242 @@
+"""The CNI server: takes calls from the CNI executable on a Unix socket, in order for each attachment.
+
+It owns the socket file and the spool directory beside it; what a call does to the node is the handler's business.
+Calls for one attachment run one after the other, in the order in which they arrived; others run side by side. A DEL
+that was spooled while no agent ran takes its place before any call that comes in by the socket. A call goes on to
+its end when the caller hangs up: the runtime sends a DEL after an ADD whose answer it did not see.
+
+The socket file stays when the agent stops, and is replaced by a rename when the next one starts, so two agents that
+overlap in an upgrade do not take the socket from each other; a caller finds somebody, or nobody, never half a server.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import socket
+import struct
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Protocol
+from weakref import WeakValueDictionary
+
+from agent.cni_spool import SpooledCall, read_spool
+from cni.errors import CniError, ErrorCode
+from cni.request import AttachmentKey, Command, NetConf, Request
+from cni.result import Result
+from cni.versions import LATEST
+from cni.wire import CALL_LIMIT, decode_call, encode_answer
+from k8sovs.logs import get_logger
+
+log = get_logger(__name__)
+
+BACKLOG = 1024
+READ_DEADLINE_S = 5.0
+CALL_DEADLINE_S = 100.0
+"""Below the executable's own 110 s, so that the runtime gets the agent's answer."""
+PARALLEL_CALLS = 256
+SPOOL_RETRY_S = 5.0
+ACCEPT_RETRY_S = 0.1
+_NO_ROOM = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
+_PEER_CREDENTIALS = struct.Struct("3i")  # struct ucred: pid, uid, gid
+
+
+class Handler(Protocol):
+    """What a call does. Each raises CniError for what the runtime should be told."""
+
+    async def add(self, request: Request) -> Result:
+        """Attach; returns when the pod can send."""
+
+    async def delete(self, request: Request) -> None:
+        """Detach; succeeds if nothing is attached."""
+
+    async def check(self, request: Request) -> None:
+        """Raise unless the attachment is as ADD left it."""
+
+    async def gc(self, request: Request) -> None:
+        """Detach whatever is not among the valid attachments of the request."""
+
+    async def status(self) -> None:
+        """Raise unless ADD can be served now."""
+
+
+class CniServer:
+    """Serves `handler` at `socket_path`. Deadlines are in seconds."""
+
+    def __init__(
+        self,
+        socket_path: Path,
+        handler: Handler,
+        *,
+        read_deadline_s: float = READ_DEADLINE_S,
+        call_deadline_s: float = CALL_DEADLINE_S,
+        spool_retry_s: float = SPOOL_RETRY_S,
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._path = socket_path
+        self._handler = handler
+        self._read_deadline_s = read_deadline_s
+        self._call_deadline_s = call_deadline_s
+        self._spool_retry_s = spool_retry_s
+        self._now = now
+        self._serving = asyncio.Event()
+        self._places = asyncio.Semaphore(PARALLEL_CALLS)
+        self._turns: WeakValueDictionary[AttachmentKey, asyncio.Lock] = WeakValueDictionary()
+
+    async def wait_serving(self) -> None:
+        """Wait until the socket is there and calls are accepted."""
+        await self._serving.wait()
+
+    async def run(self) -> None:
+        """Serve until cancelled; calls under way are cancelled too. Raises OSError if the socket cannot be made."""
+        with _listen(self._path) as listener:
+            async with asyncio.TaskGroup() as group:
+                # The socket is there first: an executable that finds nobody writes its file before it looks again,
+                # so a DEL is either in the spool by now or comes by the socket.
+                for call in read_spool(self._path.parent / "spool"):
+                    group.create_task(self._carry_out(call))
+                # Tasks start in the order of their making: these queue for their attachments before any later call.
+                self._serving.set()
+                while True:
+                    group.create_task(self._serve(await _accept(listener)))
+
+    async def _carry_out(self, call: SpooledCall) -> None:
+        while True:
+            status, _ = await self._answer(call.content)
+            if status == 0:
+                call.path.unlink(missing_ok=True)
+                return
+            # It failed for a reason that was logged, which may pass; until then the file stays.
+            await asyncio.sleep(self._spool_retry_s)
+
+    async def _serve(self, connection: socket.socket) -> None:
+        with connection:
+            try:
+                call = await self._read_call(connection)
+            except CniError as error:
+                log.warning("cni-call-refused", code=int(error.code), message=error.message)
+                answer = encode_answer(1, error.render())
+            else:
+                answer = encode_answer(*await self._answer(call))
+            try:
+                async with asyncio.timeout(self._read_deadline_s):
+                    await asyncio.get_running_loop().sock_sendall(connection, answer)
+            except (OSError, TimeoutError) as error:
+                log.warning("cni-answer-not-taken", reason=str(error) or "the caller does not read")
+
+    async def _read_call(self, connection: socket.socket) -> bytes:
+        _, uid, _ = _PEER_CREDENTIALS.unpack(
+            connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER_CREDENTIALS.size)
+        )
+        if uid not in (0, os.geteuid()):
+            raise CniError(ErrorCode.INVALID_ENVIRONMENT, f"user {uid} may not call this plugin, only root")
+        call = bytearray()
+        length = 0
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(self._read_deadline_s):
+                while chunk := await loop.sock_recv(connection, 1 << 16):
+                    length += len(chunk)
+                    if length <= CALL_LIMIT:  # the rest is read and dropped, or the answer would not get through
+                        call += chunk
+        except TimeoutError:
+            raise CniError(ErrorCode.IO_FAILURE, "the call did not arrive in time") from None
+        except OSError as error:
+            raise CniError(ErrorCode.IO_FAILURE, f"the call did not arrive: {error.strerror}") from None
+        if length > CALL_LIMIT:
+            raise CniError(ErrorCode.DECODING_FAILURE, f"the call has {length} bytes, more than {CALL_LIMIT}")
+        return bytes(call)
+
+    async def _answer(self, call: bytes) -> tuple[int, bytes]:
+        """Exit status and standard output for `call`; logs what became of it."""
+        started = self._now()
+        version = LATEST
+        context: dict[str, str] = {}
+        try:
+            environment, stdin = decode_call(call)
+            context = {label: environment.get(name, "") for label, name in _LOGGED.items()}
+            conf = NetConf.parse(stdin)
+            version = conf.cni_version
+            result = await self._perform(Request.parse(environment, conf))
+        except CniError as error:
+            _level(context, log.warning)("cni-call-failed", **context, code=int(error.code), message=error.message)
+            return 1, error.render(version)
+        except Exception as error:  # whatever it is, the runtime must get an answer
+            log.exception("cni-call-broke", **context)
+            return 1, CniError(ErrorCode.INTERNAL, f"internal error of the agent: {error!r}").render(version)
+        milliseconds = round((self._now() - started) * 1000, 1)
+        _level(context, log.info)("cni-call-done", **context, milliseconds=milliseconds)
+        return 0, b"" if result is None else result.render(version)
+
+    async def _perform(self, request: Request) -> Result | None:
+        timeout = asyncio.timeout(self._call_deadline_s)
+        try:
+            async with timeout:
+                if request.command in (Command.GC, Command.STATUS):
+                    return await self._dispatch(request)
+                turn = self._turns.setdefault(request.key, asyncio.Lock())
+                async with turn, self._places:
+                    return await self._dispatch(request)
+        except TimeoutError:
+            if not timeout.expired():
+                raise
+            raise CniError(
+                ErrorCode.TRY_AGAIN_LATER, f"{request.command.value} was not done within {self._call_deadline_s:g} s"
+            ) from None
+
+    async def _dispatch(self, request: Request) -> Result | None:
+        match request.command:
+            case Command.ADD:
+                return await self._handler.add(request)
+            case Command.DEL:
+                await self._handler.delete(request)
+            case Command.CHECK:
+                await self._handler.check(request)
+            case Command.GC:
+                await self._handler.gc(request)
+            case Command.STATUS:
+                await self._handler.status()
+        return None
+
+
+_LOGGED = {"command": "CNI_COMMAND", "container_id": "CNI_CONTAINERID", "ifname": "CNI_IFNAME", "args": "CNI_ARGS"}
+
+
+def _level(context: Mapping[str, str], usual: Callable[..., object]) -> Callable[..., object]:
+    # Runtimes ask for the status every few seconds: that is nothing that happened.
+    return log.debug if context.get("command") == Command.STATUS.value else usual
+
+
+def _listen(path: Path) -> socket.socket:
+    """A listening socket for root alone, put at `path` in one step, whatever was there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    new = path.with_name(f".{path.name}.{os.getpid()}")
+    new.unlink(missing_ok=True)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+    try:
+        os.fchmod(listener.fileno(), 0o600)  # unix(7): the file that bind() makes gets the socket's own mode
+        listener.bind(str(new))
+        listener.listen(BACKLOG)
+        new.rename(path)
+    except BaseException:  # nothing is swallowed
+        listener.close()
+        new.unlink(missing_ok=True)
+        raise
+    return listener
+
+
+async def _accept(listener: socket.socket) -> socket.socket:
+    loop = asyncio.get_running_loop()
+    while True:
+        try:
+            connection, _ = await loop.sock_accept(listener)
+        except OSError as error:
+            if error.errno not in _NO_ROOM:
+                raise
+            # Calls that end give descriptors back; the caller waits in the queue of the socket meanwhile.
+            log.warning("cni-accept-failed", reason=error.strerror)
+            await asyncio.sleep(ACCEPT_RETRY_S)
+        else:
+            return connection

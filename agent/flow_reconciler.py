@@ -1,0 +1,135 @@
+"""The one writer of the switch's flows: keeps them equal to what the snapshot demands, by the smallest change.
+
+On every connection it reads what the switch holds, so a switch that restarted, or an agent that did, ends with the
+right flows, and those that were right all along are not touched: their counters go on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from agent.signal import Signal
+from agent.switch import BundleRejected, Switch, SwitchDisconnected, SwitchRefused
+from flows.diff import AddFlow, difference
+from flows.flow import Flow, FlowKey, Source
+from flows.openflow.messages import MeterEntry
+from flows.pipeline import desired_flows
+from flows.snapshot import Snapshot
+from flows.tables import ARP_METER, ARP_RATE
+from k8sovs.logs import get_logger
+
+log = get_logger(__name__)
+
+RETRY_S = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Demand:
+    """What the flows are to be computed from, and which sources of it are complete and may remove flows."""
+
+    snapshot: Snapshot
+    synced: frozenset[Source]
+
+
+@dataclass(slots=True)
+class _Table:
+    """What the switch holds, as far as we know, and what it would not take."""
+
+    installed: dict[FlowKey, Flow]
+    refused: dict[FlowKey, Flow] = field(default_factory=dict)
+
+
+class FlowReconciler:
+    """Applies `demand()` to the switch whenever it may have changed."""
+
+    def __init__(self, switch: Switch, demand: Callable[[], Demand]) -> None:
+        self._switch = switch
+        self._demand = demand
+        self._wanted = Signal()
+        self._applied = Signal()
+        self._applied_upto = 0
+        self._served: int | None = None
+
+    @property
+    def current(self) -> bool:
+        """Whether the switch is there and has been given its flows since it came."""
+        return self._served is not None and self._served == self._switch.session
+
+    def request(self) -> int:
+        """Say that the demand may have changed; returns the number of the request."""
+        self._wanted.notify()
+        return self._wanted.count
+
+    async def reconcile(self) -> None:
+        """Wait until the switch has committed all that is demanded now."""
+        number = self.request()
+        while self._applied_upto < number:
+            await self._applied.wait_beyond(self._applied.count)
+
+    async def run(self) -> None:
+        """Reconcile for ever."""
+        self.request()
+        while True:
+            session = await self._switch.wait_connected()
+            try:
+                await self._serve(session)
+            except SwitchDisconnected:
+                continue  # Switch.run tells of it; the flows are compared again once it is back
+            except (SwitchRefused, BundleRejected) as error:
+                self._served = None
+                log.error("flows-not-installed", error=str(error), action="comparing them again")
+                await asyncio.sleep(RETRY_S)
+
+    async def _serve(self, session: int) -> None:
+        """Keep one connection's flows right until it is lost. Raises what `Switch` raises."""
+        await self._switch.set_meter(MeterEntry(ARP_METER, rate=ARP_RATE, burst=ARP_RATE))
+        table = _Table({entry.flow.key: entry.flow for entry in await self._switch.dump_flows()})
+        number = self._wanted.count
+        await self._apply(table, number)
+        self._served = session
+        lost = asyncio.create_task(self._switch.wait_disconnected(session))
+        lost.add_done_callback(lambda _: self._wanted.notify())
+        try:
+            while True:
+                number = await self._wanted.wait_beyond(number)
+                if self._switch.session != session:
+                    return
+                await self._apply(table, number)
+        finally:
+            lost.cancel()
+
+    async def _apply(self, table: _Table, number: int) -> None:
+        """Commit the difference between what is there and what is demanded, as of request `number`."""
+        demand = self._demand()
+        desired = desired_flows(demand.snapshot)
+        while True:
+            wanted = {key: flow for key, flow in desired.items() if table.refused.get(key) != flow}
+            changes = difference(table.installed, wanted, demand.synced)
+            if not changes:
+                break
+            try:
+                await self._switch.commit(changes)
+            except BundleRejected as rejected:
+                _set_aside(table, rejected)
+                continue
+            for change in changes:
+                if isinstance(change, AddFlow):
+                    table.installed[change.flow.key] = change.flow
+                else:
+                    del table.installed[change.key]
+            log.debug("flows-committed", changes=len(changes), installed=len(table.installed))
+        self._applied_upto = number
+        self._applied.notify()
+
+
+def _set_aside(table: _Table, rejected: BundleRejected) -> None:
+    """Go on without the flow that the switch refuses, so that one bad flow does not hold up the others."""
+    change = rejected.change
+    if not isinstance(change, AddFlow):
+        raise rejected
+    table.refused[change.flow.key] = change.flow
+    log.error(
+        "flow-refused", flow=str(change.flow), error=str(rejected), action="the other flows are installed without it"
+    )

@@ -1,0 +1,155 @@
+"""The node's own side of the network: filters, bridge, `tun0`, routes, NAT. All of it is made at the start.
+
+Nothing here belongs to a pod, and nothing here changes while pods come and go. Bridge and `tun0` with its routes are
+repaired when the database or the kernel says that somebody touched them; the filters when the agent starts again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from pathlib import Path
+
+from agent import sysctls
+from agent.bridge import GATEWAY, VXLAN, BridgeSpec, BridgeView
+from agent.links import GatewaySpec, LinkError, Links, mac_text
+from agent.nftables import FilterSpec, Nftables, ruleset
+from agent.ovsdb import Ovsdb, OvsdbError
+from agent.snapshot import Identity
+from agent.sysctls import SysctlError
+from agent.underlay import Underlay
+from flows.snapshot import mac_of
+from flows.tables import HOST_NEXT_HOP, RULE_VERSION
+from k8sovs.config import Datapath
+from k8sovs.logs import get_logger
+from k8sovs.records import NetworkConfig
+
+log = get_logger(__name__)
+
+RETRY_S = 1.0
+KERNEL_MODULE = Path("/sys/module/openvswitch")
+
+
+def choose_datapath(wanted: Datapath, bridge: BridgeView) -> Datapath:
+    """The datapath to use: as told; else that of the bridge that exists; else the kernel's if its module is loaded."""
+    if wanted is not Datapath.AUTO:
+        return wanted
+    if bridge.exists:
+        return Datapath.NETDEV if bridge.datapath_type == "netdev" else Datapath.SYSTEM
+    return Datapath.SYSTEM if KERNEL_MODULE.exists() else Datapath.NETDEV
+
+
+@dataclass(frozen=True, slots=True)
+class HostSpec:
+    """What the node's own side should be."""
+
+    config: NetworkConfig
+    identity: Identity
+    datapath: Datapath
+    underlay: Underlay
+    mtu: int
+    accept_unsolicited: bool
+
+    @property
+    def bridge(self) -> BridgeSpec:
+        """The bridge with its tunnel and its gateway."""
+        return BridgeSpec(
+            datapath_type=self.datapath.value,
+            local_ip=self.identity.address,
+            vxlan_port=self.identity.vxlan_port,
+            gateway_mac=mac_text(mac_of(self.identity.gateway)),
+            mtu=self.mtu,
+            external_ids={"k8sovs-rule-version": str(RULE_VERSION)},
+        )
+
+    @property
+    def gateway(self) -> GatewaySpec:
+        """The device by which the node itself is in the pod network."""
+        return GatewaySpec(
+            ifname=GATEWAY,
+            address=self.identity.gateway,
+            mtu=self.mtu,
+            networks=(self.config.network, self.config.service_network),
+            next_hop=HOST_NEXT_HOP,
+        )
+
+    def filters(self, underlay_devices: tuple[str, ...]) -> FilterSpec:
+        """Filters and NAT; `underlay_devices` matter on the userspace datapath, where the kernel gets copies."""
+        return FilterSpec(
+            cluster_network=self.config.network,
+            gateway_device=GATEWAY,
+            vxlan_port=self.identity.vxlan_port,
+            refuse_unsolicited=not self.accept_unsolicited,
+            copied_devices=underlay_devices if self.datapath is Datapath.NETDEV else None,
+        )
+
+
+class Host:
+    """Makes and keeps what `spec` says."""
+
+    def __init__(self, spec: HostSpec, links: Links, ovsdb: Ovsdb, nftables: Nftables) -> None:
+        self._spec = spec
+        self._links = links
+        self._ovsdb = ovsdb
+        self._nftables = nftables
+
+    async def prepare(self) -> None:
+        """Make everything, the filters first: no frame may pass before they stand.
+
+        Waits for a switch that is away. Raises NftablesError, LinkError, SysctlError.
+        """
+        devices = self._underlay_devices()
+        filters = self._spec.filters(devices)
+        await self._nftables.apply(ruleset(filters))
+        for command in await self._nftables.admit(filters):
+            log.info("firewall-opened", command=command)
+        for advice in await self._nftables.advice(filters):
+            log.warning("firewall-in-the-way", advice=advice)
+        if self._spec.datapath is Datapath.NETDEV:
+            await self._links.disable_receive_offloads(devices)
+        await self._ensure_bridge()
+        await self._repair()
+
+    async def run(self) -> None:
+        """Repair the bridge and the gateway whenever somebody touches them, for ever."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._keep_bridge())
+            tasks.create_task(self._keep_gateway())
+
+    async def _keep_bridge(self) -> None:
+        while True:
+            seen, view = self._ovsdb.changes.count, self._ovsdb.view
+            if view is not None and not {VXLAN, GATEWAY} <= view.ports.keys():
+                log.warning("bridge-damaged", ports=sorted(view.ports), action="making what is missing")
+                await self._ensure_bridge()
+            await self._ovsdb.changes.wait_beyond(seen)
+
+    async def _keep_gateway(self) -> None:
+        async for event in self._links.events():
+            if event.ifname in (GATEWAY, None):
+                try:
+                    await self._repair()
+                except (LinkError, SysctlError) as error:
+                    # The switch makes the device anew when it restarts, and that is the next event.
+                    log.warning("gateway-not-repaired", device=GATEWAY, error=str(error))
+
+    async def _ensure_bridge(self) -> None:
+        while True:
+            try:
+                await self._ovsdb.ensure_bridge(self._spec.bridge)
+                return
+            except OvsdbError as error:
+                log.error("bridge-not-made", error=str(error), action="trying again")
+                await asyncio.sleep(RETRY_S)
+
+    async def _repair(self) -> None:
+        for change in await self._links.configure_gateway(self._spec.gateway):
+            log.info("gateway-changed", device=GATEWAY, change=change)
+        await sysctls.ensure(sysctls.node_sysctls(GATEWAY))
+
+    def _underlay_devices(self) -> tuple[str, ...]:
+        """On the userspace datapath: the devices of the bridge that holds the node's address."""
+        view = self._ovsdb.view
+        bridge = view.others.get(self._spec.underlay.ifname) if view else None
+        ports = bridge.ports.items() if bridge else ()
+        return tuple(sorted(name for name, kind in ports if kind not in ("internal", "patch")))

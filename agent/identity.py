@@ -1,0 +1,58 @@
+"""Which node this is: its address and its subnet, as the cluster's records have it."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import NoReturn
+
+from agent.cluster import ClusterSource, ClusterView
+from agent.snapshot import Identity
+from k8sovs.config import AgentSettings
+from k8sovs.logs import get_logger
+
+log = get_logger(__name__)
+
+ETCD_PATIENCE_S = 2.0
+"""How long a starting agent waits for etcd's own word before the snapshot file has to do. A node may have moved since
+the file was written, and everything that the agent sets up follows from who it is."""
+
+
+class NodeMoved(Exception):
+    """The cluster now knows this node by another address or subnet: the agent has to start anew."""
+
+
+async def wait_identity(cluster: ClusterSource, settings: AgentSettings) -> tuple[ClusterView, Identity]:
+    """Wait until the cluster has a subnet for this node."""
+    try:
+        async with asyncio.timeout(ETCD_PATIENCE_S):
+            await cluster.wait_live()
+    except TimeoutError:
+        log.warning("etcd-away", action="going by the snapshot file" if cluster.view else "waiting for it")
+    told = False
+    while True:
+        seen, view = cluster.changed.count, cluster.view
+        if view is not None:
+            identity = _identity(view, settings)
+            if identity is not None:
+                return view, identity
+            if not told:
+                told = True
+                log.info("waiting-for-subnet", node=settings.node_name, given_by="the controller, to the Node object")
+        await cluster.changed.wait_beyond(seen)
+
+
+async def watch_identity(cluster: ClusterSource, settings: AgentSettings, identity: Identity) -> NoReturn:
+    """Wait until the node is another than `identity`; then raises NodeMoved. A record that is gone changes nothing."""
+    while True:
+        seen, view = cluster.changed.count, cluster.view
+        now = _identity(view, settings) if view is not None and view.live else None
+        if now not in (None, identity):
+            raise NodeMoved(f"{settings.node_name} was {identity}, and is {now}")
+        await cluster.changed.wait_beyond(seen)
+
+
+def _identity(view: ClusterView, settings: AgentSettings) -> Identity | None:
+    record = view.subnet_of(settings.node_name)
+    if record is None or record.subnet is None:
+        return None
+    return Identity(settings.node_address or record.host_ip, record.subnet, settings.vxlan_port)

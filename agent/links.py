@@ -1,0 +1,210 @@
+"""The node's network devices, for asyncio: pod links, the gateway device, the underlay, and the kernel's events.
+
+Every operation runs in a worker thread, because the kernel works inside the system call and a deletion takes 20 ms.
+No process is ever forked: namespaces are entered by threads. A creation that is cancelled is waited for, then undone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import socket
+from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from enum import Enum
+from functools import partial
+from ipaddress import IPv4Address
+from types import TracebackType
+from typing import TypeVar
+
+from agent import gateway, netlink, podlink, underlay
+from agent.gateway import GatewaySpec
+from agent.netns import NetnsGone
+from agent.podlink import (
+    HOST_LINK_PREFIX,
+    InterfaceExists,
+    LinkError,
+    LinkExists,
+    PodLink,
+    PodLinkSpec,
+    host_link_name,
+    mac_text,
+)
+from agent.underlay import NextHop, Underlay, UnderlayError
+
+__all__ = [
+    "HOST_LINK_PREFIX",
+    "DeviceEvent",
+    "EventKind",
+    "GatewaySpec",
+    "InterfaceExists",
+    "LinkError",
+    "LinkExists",
+    "Links",
+    "NetnsGone",
+    "NextHop",
+    "PodLink",
+    "PodLinkSpec",
+    "TunnelNeighbour",
+    "Underlay",
+    "UnderlayError",
+    "host_link_name",
+    "mac_text",
+]
+
+_WORKERS = 4
+_DISCARD_PORT = 9
+_BUFFER = 1 << 16
+_EVENT_BUFFER = 1 << 20
+
+T = TypeVar("T")
+
+
+class EventKind(Enum):
+    """What changed. LOST: too much at once for the socket; look at everything again."""
+
+    LINK = "link"
+    ADDRESS = "address"
+    ROUTE = "route"
+    LOST = "lost"
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceEvent:
+    """Something changed about the device `ifname` (None when it is unknown or events were lost)."""
+
+    kind: EventKind
+    ifname: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class TunnelNeighbour:
+    """The next hop of a tunnel, in the words of `ovs-appctl tnl/neigh/set BRIDGE IP MAC`."""
+
+    ifname: str
+    address: IPv4Address
+    mac: str
+
+
+_EVENT_KINDS = {
+    netlink.RTM_NEWLINK: EventKind.LINK,
+    netlink.RTM_DELLINK: EventKind.LINK,
+    netlink.RTM_NEWADDR: EventKind.ADDRESS,
+    netlink.RTM_DELADDR: EventKind.ADDRESS,
+    netlink.RTM_NEWROUTE: EventKind.ROUTE,
+    netlink.RTM_DELROUTE: EventKind.ROUTE,
+}
+
+
+class Links:
+    """The devices of the network namespace that it is opened in: `async with Links() as links`."""
+
+    def __init__(self) -> None:
+        self._workers = ThreadPoolExecutor(_WORKERS, thread_name_prefix="links")
+
+    async def __aenter__(self) -> Links:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await asyncio.to_thread(self._workers.shutdown)
+
+    async def create_pod_link(self, spec: PodLinkSpec) -> PodLink:
+        """Make a pod's link, ready to send once the switch knows it. Raises NetnsGone, LinkError and its kinds."""
+        work = asyncio.get_running_loop().run_in_executor(self._workers, podlink.create_pod_link, spec)
+        try:
+            return await asyncio.shield(work)
+        except asyncio.CancelledError:
+            with suppress(LinkError, NetnsGone):
+                await work
+                await self.delete_links([spec.host_name])
+            raise
+
+    async def delete_links(self, names: Sequence[str]) -> None:
+        """Delete host ends (and so their pods' ends); all of `names` in the time of one. Missing ones are no error."""
+        if names:
+            await self._run(podlink.delete_links, list(names))
+
+    async def links(self, prefix: str) -> list[str]:
+        """The names of the node's devices that start with `prefix`."""
+        return await self._run(podlink.list_links, prefix)
+
+    async def configure_gateway(self, spec: GatewaySpec) -> tuple[str, ...]:
+        """Make `tun0` what `spec` says and tell what was changed; nothing is written if all is right.
+
+        Raises LinkError.
+        """
+        return await self._run(gateway.configure_gateway, spec)
+
+    async def underlay(self, address: IPv4Address) -> Underlay:
+        """The device that holds the node's `address`, and its MTU in bytes. Raises UnderlayError."""
+        return await self._run(underlay.find_underlay, address)
+
+    async def disable_receive_offloads(self, ifnames: Sequence[str]) -> None:
+        """GRO and LRO off, for underlay devices of the userspace datapath. Raises OSError."""
+        await self._run(underlay.disable_receive_offloads, tuple(ifnames))
+
+    async def neighbour(self, address: IPv4Address, timeout: float = 2.0) -> TunnelNeighbour | None:
+        """The next hop towards the node `address`, and its MAC, for which the kernel asks if it must.
+
+        None if nobody answered within `timeout` seconds. Raises UnderlayError when there is no route.
+        """
+        hop = await self._run(underlay.next_hop, address)
+        loop = asyncio.get_running_loop()
+        with netlink.route_socket([netlink.GROUP_NEIGHBOUR]) as events:
+            events.setblocking(False)
+            mac = await self._run(underlay.known_mac, hop)
+            if mac is None:
+                _poke(address)
+            try:
+                async with asyncio.timeout(timeout):
+                    while mac is None:
+                        await loop.sock_recv(events, _BUFFER)
+                        mac = await self._run(underlay.known_mac, hop)
+            except TimeoutError:
+                return None
+        return TunnelNeighbour(hop.ifname, hop.address, mac)
+
+    async def events(self) -> AsyncIterator[DeviceEvent]:
+        """What happens to devices, addresses and routes, whoever does it; never ends.
+
+        The first event, LOST, comes at once: what happened before it was not seen.
+        """
+        groups = (netlink.GROUP_LINK, netlink.GROUP_IPV4_ADDRESS, netlink.GROUP_IPV4_ROUTE)
+        loop = asyncio.get_running_loop()
+        with netlink.route_socket(groups) as sock:
+            sock.setblocking(False)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _EVENT_BUFFER)
+            names = dict(socket.if_nameindex())
+            yield DeviceEvent(EventKind.LOST, None)
+            while True:
+                try:
+                    data = await loop.sock_recv(sock, _BUFFER)
+                except OSError as error:
+                    if error.errno != errno.ENOBUFS:
+                        raise
+                    names = dict(socket.if_nameindex())
+                    yield DeviceEvent(EventKind.LOST, None)
+                    continue
+                for event in netlink.decode_events(data):
+                    if event.name is not None:
+                        names[event.index] = event.name
+                    yield DeviceEvent(_EVENT_KINDS[event.kind], names.get(event.index))
+                    if event.kind == netlink.RTM_DELLINK:
+                        names.pop(event.index, None)
+
+    async def _run(self, function: Callable[..., T], *arguments: object) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._workers, partial(function, *arguments))
+
+
+def _poke(address: IPv4Address) -> None:
+    """Give the kernel a reason to ask for the MAC on the way to `address`: a datagram to the discard port (RFC 863)."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.setblocking(False)
+        try:
+            sock.sendto(b"", (str(address), _DISCARD_PORT))
+        except OSError:  # a local firewall's refusal; then the answer to somebody else's question has to do
+            return

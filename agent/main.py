@@ -1,0 +1,199 @@
+"""The agent from start to readiness, in the order that makes every step safe.
+
+1. The switch's database, and the cluster's records: from etcd, or from the snapshot file while etcd is away.
+2. Preflight: settings that clash end here, in words.
+3. The node itself: filters before the first port, then the bridge, `tun0`, routes and NAT.
+4. The flows: the difference to what the switch holds already. Pods that were attached never notice.
+5. The CNI socket and, last of all, the network configuration, which tells the kubelet that pods may come.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Iterable
+from pathlib import Path
+
+from prometheus_client import CollectorRegistry
+
+from agent.attach import Attacher, Devices, PodNetwork
+from agent.attachments import Attachments, keep_tenancies
+from agent.cluster import ClusterSource, ClusterView
+from agent.cni_server import CniServer
+from agent.flow_reconciler import Demand, FlowReconciler
+from agent.host import Host, HostSpec, choose_datapath
+from agent.identity import NodeMoved, wait_identity, watch_identity
+from agent.ipam import AddressRefused, Leases
+from agent.links import Links, UnderlayError
+from agent.neighbours import Neighbours
+from agent.nftables import Nftables
+from agent.ovsdb import Ovsdb
+from agent.podlink import HOST_LINK_PREFIX
+from agent.ports import PodPorts
+from agent.preflight import clashes
+from agent.reaper import Reaper
+from agent.snapshot import Identity, peers, switch_snapshot
+from agent.snapshot_file import SnapshotFile
+from agent.switch import Switch
+from agent.underlay import Underlay
+from cni.conf import install_conf, install_executable, render_conflist
+from flows.flow import Source
+from k8sovs import metrics
+from k8sovs.config import AgentSettings, ConfigError, Datapath
+from k8sovs.etcd import Etcd
+from k8sovs.logs import get_logger
+
+log = get_logger(__name__)
+
+EXECUTABLE = Path(__file__).resolve().parent.parent / "cni" / "shim" / "k8s-ovs"
+
+
+async def run(settings: AgentSettings) -> None:
+    """Run the agent until SIGTERM. Raises ConfigError for settings that clash."""
+    stopping = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stopping.set)
+    serving = asyncio.create_task(_serve(settings))
+    stopped = asyncio.create_task(stopping.wait())
+    try:
+        await asyncio.wait({serving, stopped}, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        # Everything stays as it is: pods keep their network while no agent runs.
+        stopped.cancel()
+        serving.cancel()
+        await asyncio.wait({serving})
+    if not serving.cancelled():
+        _raise_cause(serving.exception())
+
+
+async def _serve(settings: AgentSettings) -> None:
+    registry = CollectorRegistry()
+    malformed = metrics.malformed_records(registry)
+    metrics.serve(registry, settings.metrics_address)
+    file = SnapshotFile(settings.state_dir / "cluster.json")
+    async with Etcd(settings.etcd) as etcd, Links() as links, Nftables() as nftables, asyncio.TaskGroup() as tasks:
+        cluster = ClusterSource(etcd, settings.prefix, file, lambda kind: malformed.labels(kind).inc())
+        cluster.restore()
+        tasks.create_task(cluster.run())
+        ovsdb = Ovsdb(str(settings.ovs_rundir / "db.sock"), settings.bridge)
+        tasks.create_task(ovsdb.run())
+
+        spec = await _host_spec(cluster, ovsdb, links, settings)
+        identity = spec.identity
+        tasks.create_task(watch_identity(cluster, settings, identity))
+        host = Host(spec, links, ovsdb, nftables)
+        await host.prepare()
+        tasks.create_task(host.run())
+        reaper, attachments = Reaper(links), Attachments(ovsdb)
+        tasks.create_task(reaper.run())
+        await _clear_dead(ovsdb, links, reaper)
+
+        switch = Switch(str(settings.ovs_rundir / f"{settings.bridge}.mgmt"))
+        flows = FlowReconciler(switch, lambda: _demand(cluster, identity, attachments))
+        for source in (cluster.changed, ovsdb.changes):
+            source.follow(flows.request)
+        ports = PodPorts(ovsdb)
+        for daemon in (
+            switch.run(),
+            flows.run(),
+            ports.run_additions(),
+            ports.run_removals(),
+            keep_tenancies(attachments, cluster, ovsdb),
+        ):
+            tasks.create_task(daemon)
+        await flows.reconcile()
+        if spec.datapath is Datapath.NETDEV:
+            neighbours = Neighbours(
+                links, switch, settings.ovs_rundir, cluster.changed, lambda: peers(_known(cluster), identity)
+            )
+            tasks.create_task(neighbours.run())
+
+        devices = Devices(links, ports, flows, reaper)
+        network = PodNetwork(
+            networks=(spec.config.network, spec.config.service_network),
+            mtu=spec.mtu,
+            offloads_off=spec.datapath is Datapath.NETDEV,
+            tenancy_deadline_s=settings.tenancy_deadline_s,
+        )
+        attacher = Attacher(identity, network, cluster, attachments, _leases(identity, attachments), devices)
+        await _serve_calls(CniServer(settings.cni_socket, attacher), settings)
+
+
+async def _serve_calls(server: CniServer, settings: AgentSettings) -> None:
+    """Serve the CNI executable until cancelled: then calls under way are undone while the devices still serve them."""
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(server.run())
+        await server.wait_serving()
+        await asyncio.to_thread(install_executable, settings.cni_bin_dir, EXECUTABLE)
+        await asyncio.to_thread(install_conf, settings.cni_conf_dir, render_conflist(settings.cni_socket))
+        log.info("ready", node=settings.node_name)
+
+
+async def _host_spec(cluster: ClusterSource, ovsdb: Ovsdb, links: Links, settings: AgentSettings) -> HostSpec:
+    """What this node should be, once it is known who it is. Raises ConfigError for settings that clash."""
+    view, identity = await wait_identity(cluster, settings)
+    underlay = await _underlay(links, identity)
+    mtu = settings.mtu or underlay.pod_mtu
+    problems = list(clashes(view.config, identity, settings.etcd_endpoints, mtu, underlay.pod_mtu))
+    if problems:
+        raise ConfigError("; ".join(problems))
+    await ovsdb.wait_connected()
+    assert ovsdb.view is not None, "connected means that the database has been read"
+    datapath = choose_datapath(settings.datapath, ovsdb.view)
+    log.info("node", address=str(identity.address), subnet=str(identity.subnet), datapath=datapath.value, mtu=mtu)
+    return HostSpec(view.config, identity, datapath, underlay, mtu, settings.accept_unsolicited)
+
+
+async def _underlay(links: Links, identity: Identity) -> Underlay:
+    try:
+        return await links.underlay(identity.address)
+    except UnderlayError as error:
+        raise ConfigError(f"node-address: {error}") from error
+
+
+async def _clear_dead(ovsdb: Ovsdb, links: Links, reaper: Reaper) -> None:
+    """Remove ports whose device is gone (a reboot, a namespace deleted while nobody looked), and links without port."""
+    assert ovsdb.view is not None, "the bridge has just been made"
+    devices = set(await links.links(HOST_LINK_PREFIX))
+    ports = {name for name in ovsdb.view.ports if name.startswith(HOST_LINK_PREFIX)}
+    dead, orphans = sorted(ports - devices), sorted(devices - ports)
+    if dead:
+        log.info("dead-ports-removed", ports=dead)
+        await ovsdb.remove_ports(dead)
+    if orphans:
+        log.info("links-without-port-removed", links=orphans)
+        reaper.delete_later(orphans)
+
+
+def _leases(identity: Identity, attachments: Attachments) -> Leases:
+    leases = Leases(identity.subnet)
+    for attachment in attachments.by_port().values():
+        try:
+            leases.reserve(attachment.address, str(attachment.key))
+        except AddressRefused as error:
+            log.error("address-not-ours", attachment=str(attachment.key), error=str(error), action="the pod keeps it")
+    return leases
+
+
+def _known(cluster: ClusterSource) -> ClusterView:
+    assert cluster.view is not None, "a view, once known, stays"
+    return cluster.view
+
+
+def _demand(cluster: ClusterSource, identity: Identity, attachments: Attachments) -> Demand:
+    view = _known(cluster)
+    sources: Iterable[Source] = (Source.PIPELINE, Source.NODE, Source.ATTACHMENTS)
+    return Demand(
+        snapshot=switch_snapshot(view, identity, attachments.forwarding()),
+        synced=frozenset((*sources, Source.PEERS) if view.live else sources),
+    )
+
+
+def _raise_cause(error: BaseException | None) -> None:
+    """Raise what ended the agent, without the groups that it came wrapped in."""
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    if isinstance(error, NodeMoved):
+        log.warning("ending", reason=str(error), action="to be started again, as the node that it is now")
+    elif error is not None:
+        raise error

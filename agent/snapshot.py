@@ -1,0 +1,87 @@
+"""From what the sources know to the one immutable snapshot that every device's desired state is computed from. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv4Network
+
+from agent.attachment import PodAttachment
+from agent.cluster import ClusterView
+from flows import snapshot as switch
+from k8sovs.records import Mode, SubnetRecord, VnidRecord
+
+FLAT = switch.Tenancy(switch.VNI_GLOBAL, frozenset({switch.VNI_GLOBAL}))
+"""The tenancy of every pod in single-tenant mode."""
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """This node: fixed for as long as the agent runs."""
+
+    address: IPv4Address
+    subnet: IPv4Network
+    vxlan_port: int
+
+    @property
+    def gateway(self) -> IPv4Address:
+        """The address of `tun0`: the first of the subnet."""
+        return self.subnet[1]
+
+
+def switch_snapshot(cluster: ClusterView, identity: Identity, attached: Mapping[PodAttachment, int]) -> switch.Snapshot:
+    """The input of the pipeline. `attached` are this node's attachments with their ofports."""
+    return switch.Snapshot(
+        mode=switch.Mode(cluster.config.mode.value),
+        cluster_network=cluster.config.network,
+        service_network=cluster.config.service_network,
+        node=switch.Node(identity.address, identity.subnet, identity.gateway, identity.vxlan_port),
+        attachments=frozenset(
+            switch.Attachment(ofport, attachment.address, current_tenancy(cluster, attachment))
+            for attachment, ofport in attached.items()
+        ),
+        peers=peers(cluster, identity),
+    )
+
+
+def current_tenancy(cluster: ClusterView, attachment: PodAttachment) -> switch.Tenancy:
+    """What is in force for an attachment: its namespace's record; if there is none, what was in force last.
+
+    That is also what holds until etcd has been heard: the port remembers at once, the snapshot file a second later.
+    """
+    known = tenancy_of(cluster, attachment.pod.namespace) if cluster.live else None
+    return attachment.tenancy if known is None else known
+
+
+def tenancy_of(cluster: ClusterView, namespace: str) -> switch.Tenancy | None:
+    """What the cluster says of a namespace; None if it has no VNI yet."""
+    if cluster.config.mode is Mode.SUBNET:
+        return FLAT
+    record = cluster.tenancies.get(namespace)
+    return None if record is None else from_record(record)
+
+
+def from_record(record: VnidRecord) -> switch.Tenancy:
+    """A record of the store in the terms of the switch."""
+    return switch.Tenancy(record.send, record.accept)
+
+
+def peers(cluster: ClusterView, identity: Identity) -> frozenset[switch.Peer]:
+    """Every other node that may be believed: its subnet lies in the cluster network and collides with no other's.
+
+    Of two records that claim the same addresses the one with the lower key is believed, everywhere the same.
+    """
+    believed: dict[IPv4Network, switch.Peer] = {}
+    for key in sorted(cluster.subnets):
+        peer = _peer(cluster, identity, cluster.subnets[key])
+        if peer is not None:
+            believed.setdefault(peer.subnet, peer)
+    return frozenset(believed.values())
+
+
+def _peer(cluster: ClusterView, identity: Identity, record: SubnetRecord) -> switch.Peer | None:
+    subnet = record.subnet
+    if subnet is None or record.host_ip == identity.address or subnet == identity.subnet:
+        return None
+    # Subnets of one size inside one network are equal or disjoint, so nothing else can overlap ours.
+    return switch.Peer(record.host_ip, subnet) if cluster.config.has_subnet(subnet) else None
