@@ -14,7 +14,7 @@ lint: setup ## ruff, mypy, import-linter
 	@scripts/lint
 
 test: setup ## every tier this machine can run
-	@scripts/test unit
+	@scripts/test unit ovs cluster
 
 test-unit test-ovs test-cluster: test-%: setup ## one tier
 	@scripts/test $*

@@ -1,0 +1,64 @@
+"""`k8sovs agent` and `k8sovs controller`: the processes of the cluster."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import sys
+from collections.abc import Callable, Coroutine, Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from k8sovs.config import SettingsT
+
+
+def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add both commands.
+
+    Their flags are their settings, whose classes bring the etcd client with them; so the flags are parsed when the
+    command runs, and the other commands start without that. A prefix that cannot occur leaves them untouched here.
+    """
+    for name, text, run in (
+        ("agent", "the node daemon", _run_agent),
+        ("controller", "the cluster daemon", _run_controller),
+    ):
+        parser = subparsers.add_parser(name, help=text, add_help=False, prefix_chars="\0")
+        parser.add_argument("flags", nargs="*")
+        parser.set_defaults(run=run)
+
+
+def _run_agent(arguments: argparse.Namespace) -> int:
+    from agent.main import run
+    from k8sovs.config import AgentSettings
+
+    return _run("agent", AgentSettings, arguments.flags, run)
+
+
+def _run_controller(arguments: argparse.Namespace) -> int:
+    from controller.controller import run
+    from k8sovs.config import ControllerSettings
+
+    return _run("controller", ControllerSettings, arguments.flags, run)
+
+
+def _run(
+    name: str,
+    settings: type[SettingsT],
+    flags: Sequence[str],
+    daemon: Callable[[SettingsT], Coroutine[None, None, None]],
+) -> int:
+    """Run a daemon until it ends; a setting that cannot be used is told in one line."""
+    from k8sovs import logs
+    from k8sovs.config import ConfigError, add_flags, load
+
+    parser = argparse.ArgumentParser(prog=f"k8sovs {name}")
+    add_flags(parser, settings)
+    try:
+        chosen = load(settings, parser.parse_args(flags), os.environ)
+        logs.configure(chosen.log_level, chosen.log_format)
+        asyncio.run(daemon(chosen))
+    except ConfigError as error:
+        print(f"k8sovs {name}: {error}", file=sys.stderr)
+        return 2
+    return 0

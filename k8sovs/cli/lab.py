@@ -1,0 +1,235 @@
+"""`k8sovs lab`: a cluster on this machine."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shlex
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from k8sovs.lab.layout import DEFAULT_NAME, OWNER_VARIABLE, Datapath, Lab, LabError, LabMode, directory_of, load
+
+Handler = Callable[[argparse.Namespace], int]
+
+
+def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the command and its own commands."""
+    parser = subparsers.add_parser("lab", help="a cluster on this machine: nodes are network namespaces")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    def command(name: str, handler: Handler, text: str, *, data: bool = False) -> argparse.ArgumentParser:
+        return _add(commands, name, handler, text, data=data)
+
+    up = command("up", _up, "build a lab; returns when it is ready")
+    up.add_argument("--nodes", type=int, default=3, metavar="N", help="how many nodes (default: 3)")
+    up.add_argument("--mode", choices=[mode.value for mode in LabMode], default=LabMode.MULTITENANT.value)
+    up.add_argument("--datapath", choices=[datapath.value for datapath in Datapath], default=Datapath.AUTO.value)
+    command("down", _down, "remove a lab and all that is left of it")
+    command("status", _status, "nodes, controllers, etcd, and their processes", data=True)
+    command("env", _env, "shell commands that point etcdctl and kubectl at the lab")
+    execute = command("exec", _exec, "run a command in a pod or on a node")
+    execute.add_argument("where", metavar="NAMESPACE/NAME|nodeK")
+    execute.add_argument("argv", nargs=argparse.REMAINDER, metavar="-- CMD")
+    for name, handler, text in (
+        ("stop", _stop, "stop a process, for an outage"),
+        ("start", _start, "start a stopped process again"),
+    ):
+        outage = command(name, handler, text)
+        outage.add_argument("kind", choices=["agent", "controller", "vswitchd", "ovsdb", "etcd"])
+        outage.add_argument("which", nargs="?", metavar="nodeK|N", help="a node's name, or a controller's number")
+    _register_pods(commands)
+
+
+def _register_pods(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    pod = commands.add_parser("pod", help="pods of the lab")
+    verbs = pod.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    add = _add(verbs, "add", _pod_add, "create a pod; returns when it can send", data=True)
+    add.add_argument("pod", type=_pod_name, metavar="NAMESPACE/NAME", help="a missing namespace is created")
+    add.add_argument("--node", metavar="nodeK", help="default: the node with the fewest pods")
+    for option in ("annotation", "label"):
+        add.add_argument(f"--{option}", type=_pair, action="append", default=[], metavar="K=V")
+    delete = _add(verbs, "del", _pod_delete, "delete a pod; returns when it is gone")
+    delete.add_argument("pod", type=_pod_name, metavar="NAMESPACE/NAME")
+    _add(verbs, "ls", _pod_list, "the pods, where they run and how to enter them", data=True)
+
+
+def _add(
+    commands: argparse._SubParsersAction[argparse.ArgumentParser],
+    name: str,
+    handler: Handler,
+    text: str,
+    *,
+    data: bool = False,
+) -> argparse.ArgumentParser:
+    parser = commands.add_parser(name, help=text, description=text)
+    parser.add_argument("--name", default=DEFAULT_NAME, metavar="LAB", help=f"which lab (default: {DEFAULT_NAME})")
+    if data:
+        parser.add_argument("--json", action="store_true", help="print data")
+    parser.set_defaults(run=_reporting(handler))
+    return parser
+
+
+def _reporting(handler: Handler) -> Handler:
+    """The handler, with its LabError told to the person in one line."""
+
+    def run(arguments: argparse.Namespace) -> int:
+        try:
+            return handler(arguments)
+        except LabError as error:
+            print(f"k8sovs lab: {error}", file=sys.stderr)
+            return 1
+
+    return run
+
+
+def _up(arguments: argparse.Namespace) -> int:
+    from k8sovs.lab.launch import up
+
+    lab = Lab(arguments.name, arguments.nodes, LabMode(arguments.mode), Datapath(arguments.datapath))
+    up(lab, lambda text: print(f"lab: {text}", file=sys.stderr, flush=True))
+    return 0
+
+
+def _down(arguments: argparse.Namespace) -> int:
+    from k8sovs.lab.teardown import remove
+
+    remove(directory_of(arguments.name))
+    return 0
+
+
+def _status(arguments: argparse.Namespace) -> int:
+    status = _ask(arguments, "status")
+    if arguments.json:
+        return _print_json(status)
+    print(f"lab {status['name']}: {status['mode']}, {status['datapath']} datapath, {status['directory']}")
+    print(f"etcd {', '.join(status['etcd']['endpoints'])}, kubeconfig {status['apiserver']['kubeconfig']}\n")
+    controllers = [
+        (entry["name"], entry["pid"] or "stopped", "leads" if entry["leader"] else "")
+        for entry in status["controllers"]
+    ]
+    _print_table(("CONTROLLER", "PID", ""), controllers)
+    print()
+    nodes = [
+        (entry["name"], entry["ip"], entry["agent_pid"] or "stopped", "yes" if entry["cni_conf"] else "no")
+        for entry in status["nodes"]
+    ]
+    _print_table(("NODE", "ADDRESS", "AGENT", "CNI CONFIGURED"), nodes)
+    return 0
+
+
+def _env(arguments: argparse.Namespace) -> int:
+    status = _ask(arguments, "status")
+    variables = {
+        "ETCDCTL_API": "3",
+        "ETCDCTL_ENDPOINTS": ",".join(status["etcd"]["endpoints"]),
+        "KUBECONFIG": status["apiserver"]["kubeconfig"],
+    }
+    for name, value in variables.items():
+        print(f"export {name}={shlex.quote(value)}")
+    return 0
+
+
+def _exec(arguments: argparse.Namespace) -> int:
+    argv = arguments.argv[1:] if arguments.argv[:1] == ["--"] else arguments.argv
+    if not argv:
+        raise LabError("exec needs a command: k8sovs lab exec WHERE -- COMMAND")
+    netns, variables = _place(arguments)
+    environment = {**os.environ, OWNER_VARIABLE: str(directory_of(arguments.name)), **variables}
+    os.execvpe("nsenter", ["nsenter", f"--net={netns}", "--", *argv], environment)
+
+
+def _place(arguments: argparse.Namespace) -> tuple[str, Mapping[str, str]]:
+    """Where to run a command: a network namespace, and what the environment says there."""
+    where: str = arguments.where
+    if "/" in where:
+        for pod in _ask(arguments, "pod-list"):
+            if f"{pod['namespace']}/{pod['name']}" == where and pod["netns"] is not None:
+                return pod["netns"], {}
+        raise LabError(f"there is no running pod {where}")
+    nodes = _ask(arguments, "status")["nodes"]
+    for node in nodes:
+        if node["name"] == where:
+            # ovs-vsctl and its sisters find this node's switch by itself.
+            return node["netns"], {"OVS_RUNDIR": node["ovs_rundir"]}
+    raise LabError(f"there is no node '{where}': the nodes are {', '.join(node['name'] for node in nodes)}")
+
+
+def _start(arguments: argparse.Namespace) -> int:
+    _ask(arguments, "start", process=_process_name(arguments))
+    return 0
+
+
+def _stop(arguments: argparse.Namespace) -> int:
+    _ask(arguments, "stop", process=_process_name(arguments))
+    return 0
+
+
+def _process_name(arguments: argparse.Namespace) -> str:
+    return f"{arguments.kind}-{arguments.which}" if arguments.which else str(arguments.kind)
+
+
+def _pod_add(arguments: argparse.Namespace) -> int:
+    namespace, name = arguments.pod
+    pod = _ask(
+        arguments,
+        "pod-add",
+        namespace=namespace,
+        name=name,
+        node=arguments.node,
+        annotations=dict(arguments.annotation),
+        labels=dict(arguments.label),
+    )
+    if arguments.json:
+        return _print_json(pod)
+    print(f"{namespace}/{name} on {pod['node']}: {pod['ip']}")
+    return 0
+
+
+def _pod_delete(arguments: argparse.Namespace) -> int:
+    namespace, name = arguments.pod
+    _ask(arguments, "pod-delete", namespace=namespace, name=name)
+    return 0
+
+
+def _pod_list(arguments: argparse.Namespace) -> int:
+    pods = _ask(arguments, "pod-list")
+    if arguments.json:
+        return _print_json(pods)
+    columns = ("namespace", "name", "node", "ip", "netns")
+    _print_table([column.upper() for column in columns], [[pod[column] or "-" for column in columns] for pod in pods])
+    return 0
+
+
+def _ask(arguments: argparse.Namespace, command: str, **values: object) -> Any:  # noqa: ANN401 - JSON
+    from k8sovs.lab.control import ask
+
+    return ask(load(directory_of(arguments.name)), command, **values)
+
+
+def _pod_name(text: str) -> tuple[str, str]:
+    namespace, slash, name = text.partition("/")
+    if not (namespace and slash and name):
+        raise argparse.ArgumentTypeError(f"'{text}' is not NAMESPACE/NAME")
+    return namespace, name
+
+
+def _pair(text: str) -> tuple[str, str]:
+    key, equals, value = text.partition("=")
+    if not (key and equals):
+        raise argparse.ArgumentTypeError(f"'{text}' is not KEY=VALUE")
+    return key, value
+
+
+def _print_json(data: object) -> int:
+    print(json.dumps(data, indent=2))
+    return 0
+
+
+def _print_table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    table = [[str(cell) for cell in row] for row in (header, *rows)]
+    widths = [max(len(row[column]) for row in table) for column in range(len(header))]
+    for row in table:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())

@@ -1,0 +1,159 @@
+"""The processes of a lab: what is started where, with which settings, and when each can be called up."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import sys
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+from k8sovs.lab import openvswitch
+from k8sovs.lab.daemon import Daemon
+from k8sovs.lab.layout import (
+    API_PORT,
+    CONTROL_ADDRESS,
+    CONTROLLERS,
+    ETCD_PORT,
+    ETCD_PREFIX,
+    METRICS_PORT,
+    NETWORK_NAME,
+    Datapath,
+    Lab,
+    NodeLayout,
+)
+from k8sovs.lab.netns import inside
+from k8sovs.records import Keys
+
+_HTTP_TIMEOUT_S = 5.0
+ETCD_URL = f"http://{CONTROL_ADDRESS}:{ETCD_PORT}"
+API_URL = f"http://{CONTROL_ADDRESS}:{API_PORT}"
+
+
+def _daemon(lab: Lab, name: str, netns: str, *argv: str, **env: str) -> Daemon:
+    # Settings of the machine's own k8s-ovs, if it is a node, are not the lab's.
+    settings = {"K8SOVS_CONFIG": "/dev/null", **env}
+    return Daemon(name, inside(netns, *argv), lab.logs / f"{name}.log", settings, lab.directory)
+
+
+def etcd(lab: Lab) -> Daemon:
+    """The store. Nothing outlives a lab, so nothing is synced to disk for long: the run directory is in memory."""
+    return _daemon(
+        lab,
+        "etcd",
+        lab.netns("control"),
+        *("etcd", "--name=lab", f"--data-dir={lab.directory / 'etcd'}", "--log-level=warn"),
+        *(f"--listen-client-urls={ETCD_URL}", f"--advertise-client-urls={ETCD_URL}"),
+        "--listen-peer-urls=http://127.0.0.1:2380",
+    )
+
+
+def apiserver(lab: Lab) -> Daemon:
+    """The embedded Kubernetes API."""
+    listen = f"{CONTROL_ADDRESS}:{API_PORT}"
+    argv = (sys.executable, "-m", "k8sovs.lab.apiserver", "--listen", listen)
+    return _daemon(lab, "apiserver", lab.netns("control"), *argv)
+
+
+def ovsdb(lab: Lab, node: NodeLayout) -> Daemon:
+    """The database of a node's switch."""
+    name, argv, env = f"ovsdb-{node.name}", openvswitch.ovsdb_command(node), openvswitch.environment(node)
+    return _daemon(lab, name, node.netns, *argv, **env)
+
+
+def vswitchd(lab: Lab, node: NodeLayout, datapath: Datapath) -> Daemon:
+    """A node's switch."""
+    name, argv = f"vswitchd-{node.name}", openvswitch.vswitchd_command(node, datapath)
+    return _daemon(lab, name, node.netns, *argv, **openvswitch.environment(node))
+
+
+def controllers(lab: Lab) -> tuple[Daemon, ...]:
+    """The replicas of the controller; one of them leads."""
+    return tuple(
+        _daemon(
+            lab,
+            f"controller-{number}",
+            lab.netns("control"),
+            *(sys.executable, "-m", "k8sovs.cli", "controller"),
+            K8SOVS_ETCD_ENDPOINTS=ETCD_URL,
+            K8SOVS_KUBECONFIG=str(inside_kubeconfig(lab)),
+            K8SOVS_IDENTITY=f"controller-{number}",
+            K8SOVS_NETWORK=lab.network_config(),
+            K8SOVS_METRICS_ADDRESS=f"127.0.0.1:{METRICS_PORT + number}",
+        )
+        for number in range(1, CONTROLLERS + 1)
+    )
+
+
+def agent(lab: Lab, node: NodeLayout, datapath: Datapath) -> Daemon:
+    """A node's agent."""
+    return _daemon(
+        lab,
+        f"agent-{node.name}",
+        node.netns,
+        *(sys.executable, "-m", "k8sovs.cli", "agent"),
+        K8SOVS_NODE_NAME=node.name,
+        K8SOVS_NODE_ADDRESS=str(node.address),
+        K8SOVS_ETCD_ENDPOINTS=ETCD_URL,
+        K8SOVS_KUBECONFIG=str(inside_kubeconfig(lab)),
+        K8SOVS_OVS_RUNDIR=str(node.ovs_rundir),
+        K8SOVS_CNI_SOCKET=str(node.cni_socket),
+        K8SOVS_CNI_CONF_DIR=str(node.cni_conf_dir),
+        K8SOVS_CNI_BIN_DIR=str(node.cni_bin_dir),
+        K8SOVS_STATE_DIR=str(node.state_dir),
+        K8SOVS_DATAPATH=datapath.value,
+        K8SOVS_METRICS_ADDRESS=f"127.0.0.1:{METRICS_PORT}",
+    )
+
+
+def kubeconfig(lab: Lab) -> Path:
+    """The kubeconfig for the machine's own namespace."""
+    return lab.directory / "kubeconfig"
+
+
+def inside_kubeconfig(lab: Lab) -> Path:
+    """The kubeconfig for processes on the lab's underlay."""
+    return lab.directory / "kubeconfig-inside"
+
+
+def write_kubeconfig(path: Path, server: str) -> None:
+    """A kubeconfig (JSON is YAML too) for the API at `server`, which asks nobody who they are."""
+    config = {
+        "apiVersion": "v1",
+        "kind": "Config",
+        "current-context": "lab",
+        "clusters": [{"name": "lab", "cluster": {"server": server}}],
+        "users": [{"name": "lab", "user": {}}],
+        "contexts": [{"name": "lab", "context": {"cluster": "lab", "user": "lab"}}],
+    }
+    path.write_text(json.dumps(config, indent=2) + "\n")
+
+
+async def etcd_problem(url: str) -> str | None:
+    """None when etcd answers and has a leader, else what it said."""
+    try:
+        with await asyncio.to_thread(urllib.request.urlopen, f"{url}/health", timeout=_HTTP_TIMEOUT_S):
+            return None
+    except OSError as error:
+        return f"etcd at {url} does not answer: {error}"
+
+
+async def leader(url: str) -> str | None:
+    """The identity of the leading controller, as etcd has it; None while there is none."""
+    first = Keys(ETCD_PREFIX, NETWORK_NAME).leader.encode()
+    last = first[:-1] + bytes([first[-1] + 1])
+    query = {
+        "key": base64.b64encode(first).decode(),
+        "range_end": base64.b64encode(last).decode(),
+        "sort_target": "CREATE",
+        "limit": 1,
+    }
+    request = urllib.request.Request(f"{url}/v3/kv/range", json.dumps(query).encode(), method="POST")
+    try:
+        with await asyncio.to_thread(urllib.request.urlopen, request, timeout=_HTTP_TIMEOUT_S) as answer:
+            found = json.load(answer).get("kvs", [])
+    except OSError:
+        return None
+    return base64.b64decode(found[0]["value"]).decode() if found else None

@@ -1,0 +1,192 @@
+"""Names, addresses and paths of a lab: everything that the other modules must agree on, and no I/O but `load`.
+
+The underlay is 192.0.2.0/24, the outside world 198.51.100.0/24, both set aside for documentation (RFC 5737), so that
+a packet that escaped would meet nobody. They exist in the lab's own network namespaces only, and so two labs can use
+the same ones side by side.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import asdict, dataclass
+from enum import Enum
+from ipaddress import IPv4Address, IPv4Network
+from pathlib import Path
+from zlib import crc32
+
+RUN_ROOT = Path("/run/k8sovs-lab")
+NETNS_ROOT = Path("/run/netns")
+OWNER_VARIABLE = "K8SOVS_LAB_DIR"
+"""Every process of a lab carries its run directory in this variable: how `down` finds them after a crash."""
+
+DEFAULT_NAME = "lab"
+MAX_NODES = 50
+CONTROLLERS = 2
+
+UNDERLAY = IPv4Network("192.0.2.0/24")
+OUTSIDE = IPv4Network("198.51.100.0/24")
+FABRIC_ADDRESS = IPv4Address("192.0.2.1")
+CONTROL_ADDRESS = IPv4Address("192.0.2.2")
+FIRST_NODE_ADDRESS = IPv4Address("192.0.2.11")
+OUTSIDE_GATEWAY = IPv4Address("198.51.100.1")
+OUTSIDE_ADDRESS = IPv4Address("198.51.100.10")
+CLUSTER_NETWORK = IPv4Network("172.11.0.0/16")
+SERVICE_NETWORK = IPv4Network("10.96.0.0/12")
+HOST_SUBNET_LENGTH = 10
+ETCD_PREFIX = "/k8s.ovs.com/ovs/network"
+NETWORK_NAME = "k8ssdn"
+
+ETCD_PORT = 2379
+API_PORT = 6443
+METRICS_PORT = 9441
+
+_NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,18}[a-z0-9])?")
+
+
+class LabError(Exception):
+    """What went wrong with a lab, in words for the person who asked."""
+
+
+class LabMode(Enum):
+    """How tenants are kept: each namespace by itself, or one flat network."""
+
+    MULTITENANT = "multitenant"
+    SUBNET = "subnet"
+
+
+class Datapath(Enum):
+    """The switch below the nodes: the kernel's, the userspace one, or whichever this machine can run."""
+
+    AUTO = "auto"
+    NETDEV = "netdev"
+    SYSTEM = "system"
+
+
+@dataclass(frozen=True, slots=True)
+class NodeLayout:
+    """One node: its names, addresses and files."""
+
+    name: str
+    netns: str
+    address: IPv4Address
+    directory: Path
+
+    @property
+    def netns_path(self) -> Path:
+        """The file to enter the node by: `nsenter --net=`."""
+        return NETNS_ROOT / self.netns
+
+    @property
+    def ovs_rundir(self) -> Path:
+        """Sockets and pid files of the node's Open vSwitch."""
+        return self.directory / "ovs"
+
+    @property
+    def cni_socket(self) -> Path:
+        """Where the agent answers the CNI executable."""
+        return self.directory / "cni.sock"
+
+    @property
+    def cni_conf_dir(self) -> Path:
+        """Where the agent puts the network configuration, last of all."""
+        return self.directory / "cni" / "net.d"
+
+    @property
+    def cni_bin_dir(self) -> Path:
+        """Where the agent puts the CNI executable."""
+        return self.directory / "cni" / "bin"
+
+    @property
+    def state_dir(self) -> Path:
+        """What the agent keeps across restarts."""
+        return self.directory / "state"
+
+
+@dataclass(frozen=True, slots=True)
+class Lab:
+    """What a lab was asked to be; all else follows from it."""
+
+    name: str
+    nodes: int
+    mode: LabMode
+    datapath: Datapath
+
+    def __post_init__(self) -> None:
+        if not _NAME.fullmatch(self.name):
+            raise LabError(f"lab name {self.name!r}: at most 20 of a-z, 0-9 and '-', with no '-' at either end")
+        if not 1 <= self.nodes <= MAX_NODES:
+            raise LabError(f"{self.nodes} nodes: a lab has 1 to {MAX_NODES}")
+
+    @property
+    def directory(self) -> Path:
+        """The run directory; it exists exactly while the lab does."""
+        return RUN_ROOT / self.name
+
+    @property
+    def control_socket(self) -> Path:
+        """Where the supervisor takes requests."""
+        return self.directory / "control.sock"
+
+    @property
+    def logs(self) -> Path:
+        """One file for each process."""
+        return self.directory / "logs"
+
+    def netns(self, part: str) -> str:
+        """The network namespace of `part`: fabric, control, outside, node1 and so on."""
+        return f"{self.name}-{part}"
+
+    def pod_netns(self, namespace: str, pod: str, container_id: str) -> str:
+        """The network namespace of one sandbox: a pod that is created again under its name gets another."""
+        return f"{self.name}-pod-{namespace}-{pod}"[:200] + f"-{container_id[:8]}"
+
+    def node(self, number: int) -> NodeLayout:
+        """Node `number`, counted from 1."""
+        name = f"node{number}"
+        return NodeLayout(name, self.netns(name), FIRST_NODE_ADDRESS + (number - 1), self.directory / name)
+
+    def all_nodes(self) -> tuple[NodeLayout, ...]:
+        """Every node, in order."""
+        return tuple(self.node(number) for number in range(1, self.nodes + 1))
+
+    def network_config(self) -> str:
+        """The network's record in etcd, as the controller is told it."""
+        return json.dumps(
+            {
+                "Name": NETWORK_NAME,
+                "Network": str(CLUSTER_NETWORK),
+                "HostSubnetLength": HOST_SUBNET_LENGTH,
+                "ServiceNetwork": str(SERVICE_NETWORK),
+                "PluginName": f"k8s-ovs-{self.mode.value}",
+            }
+        )
+
+    def encode(self) -> str:
+        """The lab as text, for `load`."""
+        return json.dumps(asdict(self), default=lambda value: value.value)
+
+
+def route_metric(name: str) -> int:
+    """The metric of the blackhole routes of lab `name`: very high, so any other route wins; `down` finds them by it."""
+    return 0xF0000000 | crc32(name.encode()) >> 4
+
+
+def directory_of(name: str) -> Path:
+    """The run directory of the lab called `name`."""
+    return Lab(name, 1, LabMode.MULTITENANT, Datapath.AUTO).directory
+
+
+def spec_file(directory: Path) -> Path:
+    """The file in run directory `directory` that says what the lab was asked to be."""
+    return directory / "lab.json"
+
+
+def load(directory: Path) -> Lab:
+    """The lab whose run directory is `directory`. LabError when there is none."""
+    try:
+        fields = json.loads(spec_file(directory).read_text())
+    except FileNotFoundError:
+        name = directory.name
+        raise LabError(f"lab '{name}' is not up: start it with 'k8sovs lab up --name {name}'") from None
+    return Lab(fields["name"], fields["nodes"], LabMode(fields["mode"]), Datapath(fields["datapath"]))

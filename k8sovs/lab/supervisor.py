@@ -1,0 +1,275 @@
+"""The one process that builds a lab and keeps it running: `python -m k8sovs.lab.supervisor DIRECTORY --report FD`.
+
+It reports its progress as JSON lines on the descriptor it was given, until the lab is ready or cannot be; then it
+serves the control socket. It ends when it is killed: `down` needs no help from it, so that `down` after a crash is no
+special case.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import sys
+from collections.abc import Mapping
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+from cni.conf import EXECUTABLE
+from k8sovs import logs
+from k8sovs.kubernetes import Kubernetes, KubernetesError, Namespace
+from k8sovs.lab import cluster, control, openvswitch, runtime, topology
+from k8sovs.lab.daemon import Daemon
+from k8sovs.lab.forward import Forward
+from k8sovs.lab.kubelet import Kubelet
+from k8sovs.lab.layout import (
+    API_PORT,
+    CONTROL_ADDRESS,
+    ETCD_PORT,
+    NETNS_ROOT,
+    Datapath,
+    Lab,
+    LabError,
+    NodeLayout,
+    load,
+)
+from k8sovs.lab.netns import Journal
+from k8sovs.lab.pods import Pods
+from k8sovs.lab.waiting import all_of, wait_until
+
+START_TIMEOUT_S = 30.0
+READY_TIMEOUT_S = 60.0
+
+log = logs.get_logger(__name__)
+
+
+class Report:
+    """Tells the process that started the lab how far it is."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._lines = os.fdopen(descriptor, "w", buffering=1)
+
+    def progress(self, text: str) -> None:
+        """One step is done."""
+        self._send({"progress": text})
+
+    def ready(self) -> None:
+        """The lab is complete; that is the last word."""
+        self._send({"standing": True})
+        self._lines.close()
+
+    def failed(self, error: LabError, *, standing: bool) -> None:
+        """The lab is not complete, the last word. `standing`: but all of its processes are there, and can be asked."""
+        self._send({"failed": str(error), "standing": standing})
+        self._lines.close()
+
+    def _send(self, message: Mapping[str, object]) -> None:
+        try:
+            self._lines.write(json.dumps(message) + "\n")
+        except BrokenPipeError:
+            log.warning("nobody-listens", message=message)
+
+
+class Supervisor:
+    """The lab's state: its processes by name, and its kubelets."""
+
+    def __init__(self, lab: Lab, report: Report) -> None:
+        self._lab = lab
+        self._report = report
+        self._journal = Journal(lab.directory / "namespaces")
+        self._daemons: dict[str, Daemon] = {}
+        self._kubelets: dict[str, Kubelet] = {}
+        self._datapath = Datapath.NETDEV
+        self._etcd_url = ""
+
+    async def run(self) -> None:
+        """Build the lab, then serve it for ever."""
+        async with AsyncExitStack() as stack, asyncio.TaskGroup() as tasks:
+            try:
+                kubernetes = await self._build(stack, tasks)
+            except LabError as error:
+                self._report.failed(error, standing=False)
+                raise
+            await self._serve(Pods(self._lab, kubernetes, self._kubelets))
+            try:
+                await self._wait_ready()
+            except LabError as error:
+                log.error("not-ready", error=str(error))
+                self._report.failed(error, standing=True)
+            else:
+                self._report.ready()
+            await asyncio.Event().wait()
+
+    async def _serve(self, pods: Pods) -> None:
+        handlers = {
+            "status": self._status,
+            "start": self._start,
+            "stop": self._stop,
+            "pod-add": pods.add,
+            "pod-delete": pods.delete,
+            "pod-list": pods.list,
+        }
+        await control.serve(self._lab.control_socket, handlers)
+
+    async def _build(self, stack: AsyncExitStack, tasks: asyncio.TaskGroup) -> Kubernetes:
+        lab = self._lab
+        self._datapath = await asyncio.to_thread(topology.resolve_datapath, lab.datapath)
+        await asyncio.to_thread(topology.build_fabric, lab, self._journal)
+        for prefix in await asyncio.to_thread(topology.guard_routes, lab):
+            self._report.progress(f"{prefix} is in use on this machine and stays without a blackhole route")
+        self._report.progress("fabric, control plane and outside are wired")
+        control_netns = NETNS_ROOT / lab.netns("control")
+        etcd = await stack.enter_async_context(Forward(control_netns, CONTROL_ADDRESS, ETCD_PORT))
+        api = await stack.enter_async_context(Forward(control_netns, CONTROL_ADDRESS, API_PORT))
+        self._etcd_url = etcd.url
+        cluster.write_kubeconfig(cluster.kubeconfig(lab), api.url)
+        cluster.write_kubeconfig(cluster.inside_kubeconfig(lab), cluster.API_URL)
+        kubernetes = await stack.enter_async_context(Kubernetes(str(cluster.kubeconfig(lab))))
+        nodes = [self._build_node(number) for number in range(1, lab.nodes + 1)]
+        await all_of(self._start_store(), self._start_api(kubernetes), *nodes)
+        for node in lab.all_nodes():
+            kubelet = self._kubelets[node.name] = Kubelet(lab, node, kubernetes, self._journal)
+            tasks.create_task(kubelet.run(), name=f"kubelet-{node.name}")
+        for daemon in cluster.controllers(lab):
+            await self._launch(daemon)
+        for node in lab.all_nodes():
+            await self._launch(cluster.agent(lab, node, self._datapath))
+        return kubernetes
+
+    async def _launch(self, daemon: Daemon) -> None:
+        self._daemons[daemon.name] = daemon
+        await daemon.start()
+
+    async def _start_store(self) -> None:
+        await self._launch(cluster.etcd(self._lab))
+        await wait_until(lambda: cluster.etcd_problem(self._etcd_url), timeout_s=START_TIMEOUT_S)
+        self._report.progress("etcd answers")
+
+    async def _start_api(self, kubernetes: Kubernetes) -> None:
+        await self._launch(cluster.apiserver(self._lab))
+
+        async def problem() -> str | None:
+            try:
+                await kubernetes.get(Namespace, "default")
+            except KubernetesError as error:
+                return f"the API server does not answer: {error}{self._said('apiserver')}"
+            return None
+
+        await wait_until(problem, timeout_s=START_TIMEOUT_S)
+        self._report.progress("the Kubernetes API answers")
+
+    async def _build_node(self, number: int) -> None:
+        lab, node = self._lab, self._lab.node(number)
+        await asyncio.to_thread(topology.plug_node, lab, self._journal, number)
+        for directory in (node.cni_conf_dir, node.cni_bin_dir, node.state_dir):
+            directory.mkdir(parents=True)
+        await asyncio.to_thread(openvswitch.create_database, node)
+        await self._launch(cluster.ovsdb(lab, node))
+        await self._launch(cluster.vswitchd(lab, node, self._datapath))
+        try:
+            device = await asyncio.to_thread(openvswitch.configure, node, self._datapath)
+        except LabError as error:
+            raise LabError(f"{error}{self._said(f'ovsdb-{node.name}')}{self._said(f'vswitchd-{node.name}')}") from None
+        await asyncio.to_thread(topology.address_node, lab, number, device)
+        self._report.progress(f"{node.name} has its switch ({self._datapath.value} datapath)")
+
+    async def _wait_ready(self) -> None:
+        await wait_until(self._leader_problem, timeout_s=READY_TIMEOUT_S)
+        self._report.progress("a controller leads")
+        await all_of(*(self._wait_agent(node) for node in self._lab.all_nodes()))
+
+    async def _leader_problem(self) -> str | None:
+        if await cluster.leader(self._etcd_url) is None:
+            return f"no controller leads{self._said('controller-1')}"
+        return None
+
+    async def _wait_agent(self, node: NodeLayout) -> None:
+        async def problem() -> str | None:
+            try:
+                await runtime.check_ready(node)
+            except LabError as error:
+                return f"the agent of {node.name} is not ready: {error}{self._said(f'agent-{node.name}')}"
+            return None
+
+        await wait_until(problem, timeout_s=READY_TIMEOUT_S)
+        self._report.progress(f"{node.name} is ready")
+
+    def _said(self, daemon: str) -> str:
+        """The last line of a process's log, to be appended to a complaint about it."""
+        words = self._daemons[daemon].last_words(1) if daemon in self._daemons else ""
+        return f"; {daemon} last said: {words}" if words else ""
+
+    async def _start(self, request: Mapping[str, Any]) -> object:
+        await self._find(request["process"]).start()
+        return None
+
+    async def _stop(self, request: Mapping[str, Any]) -> object:
+        await self._find(request["process"]).stop()
+        return None
+
+    def _find(self, name: str) -> Daemon:
+        if name not in self._daemons:
+            raise LabError(f"lab '{self._lab.name}' has no '{name}'; it has {', '.join(sorted(self._daemons))}")
+        return self._daemons[name]
+
+    async def _status(self, request: Mapping[str, Any]) -> object:
+        leader = await cluster.leader(self._etcd_url)
+        return {
+            "name": self._lab.name,
+            "mode": self._lab.mode.value,
+            "datapath": self._datapath.value,
+            "directory": str(self._lab.directory),
+            "supervisor_pid": os.getpid(),
+            "nodes": [self._node_status(number) for number in range(1, self._lab.nodes + 1)],
+            "controllers": [
+                {"name": name, "pid": daemon.pid, "leader": name == leader, "restarts": daemon.restarts}
+                for name, daemon in self._daemons.items()
+                if name.startswith("controller-")
+            ],
+            "etcd": {"endpoints": [self._etcd_url], "pids": [pid for pid in [self._pid("etcd")] if pid is not None]},
+            "apiserver": {"kubeconfig": str(cluster.kubeconfig(self._lab)), "pid": self._pid("apiserver")},
+        }
+
+    def _node_status(self, number: int) -> Mapping[str, object]:
+        node = self._lab.node(number)
+        conf = runtime.find_conf(node)
+        return {
+            "name": node.name,
+            "ip": str(node.address),
+            "netns": str(node.netns_path),
+            "ovs_rundir": str(node.ovs_rundir),
+            "ovsdb_pid": self._pid(f"ovsdb-{node.name}"),
+            "vswitchd_pid": self._pid(f"vswitchd-{node.name}"),
+            "agent_pid": self._pid(f"agent-{node.name}"),
+            "agent_restarts": self._daemons[f"agent-{node.name}"].restarts,
+            "cni_bin": str(node.cni_bin_dir / EXECUTABLE),
+            "cni_conf": str(conf) if conf else None,
+        }
+
+    def _pid(self, daemon: str) -> int | None:
+        return self._daemons[daemon].pid if daemon in self._daemons else None
+
+
+async def _main(directory: Path, report: Report) -> None:
+    try:
+        await Supervisor(load(directory), report).run()
+    except* LabError as errors:
+        for error in errors.exceptions:
+            log.error("lab-failed", error=str(error))
+
+
+def main() -> int:
+    """Run the supervisor of the lab in a run directory."""
+    parser = argparse.ArgumentParser(prog="k8sovs.lab.supervisor")
+    parser.add_argument("directory", type=Path)
+    parser.add_argument("--report", type=int, required=True, metavar="FD")
+    arguments = parser.parse_args()
+    logs.configure()
+    asyncio.run(_main(arguments.directory, Report(arguments.report)))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,151 @@
+r"""The wires of a lab: a bridge for the underlay, and a namespace each for control plane, nodes and the outside.
+
+    <lab>-node1 .. nodeN      <lab>-control (etcd, API server, controllers)
+            \                   /
+             192.0.2.0/24, bridge in <lab>-fabric, which is also the router (.1)
+                        |
+             198.51.100.0/24  <lab>-outside (.10)
+
+Nothing leads from here to the machine's uplink. In the machine's own namespace only blackhole routes appear: they keep
+a packet that somebody sends there by mistake from leaving the machine.
+"""
+
+from __future__ import annotations
+
+import json
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network
+from pathlib import Path
+
+from k8sovs.lab.layout import (
+    CLUSTER_NETWORK,
+    CONTROL_ADDRESS,
+    FABRIC_ADDRESS,
+    OUTSIDE,
+    OUTSIDE_ADDRESS,
+    OUTSIDE_GATEWAY,
+    SERVICE_NETWORK,
+    UNDERLAY,
+    Datapath,
+    Lab,
+    LabError,
+    route_metric,
+)
+from k8sovs.lab.netns import Journal, inside, ip_batch, run, set_sysctls
+
+UNDERLAY_NIC = "eth0"
+UNDERLAY_BRIDGE = "underlay"
+GUARDED = (CLUSTER_NETWORK, SERVICE_NETWORK, UNDERLAY, OUTSIDE)
+
+
+def build_fabric(lab: Lab, journal: Journal) -> None:
+    """The bridge and router in the middle, and the control plane's and the outside's namespaces on it."""
+    fabric = lab.netns("fabric")
+    journal.create(fabric)
+    set_sysctls(fabric, {"net.ipv4.ip_forward": 1})
+    ip_batch(
+        fabric,
+        [
+            f"link add {UNDERLAY_BRIDGE} type bridge forward_delay 0",
+            f"address add {FABRIC_ADDRESS}/{UNDERLAY.prefixlen} dev {UNDERLAY_BRIDGE}",
+            f"link set {UNDERLAY_BRIDGE} up",
+        ],
+    )
+    control, outside = lab.netns("control"), lab.netns("outside")
+    journal.create(control)
+    _plug(lab, control, "control", bridged=True)
+    _address(control, UNDERLAY_NIC, IPv4Interface((CONTROL_ADDRESS, UNDERLAY.prefixlen)), FABRIC_ADDRESS)
+    journal.create(outside)
+    _plug(lab, outside, "outside", bridged=False)
+    ip_batch(fabric, [f"address add {OUTSIDE_GATEWAY}/{OUTSIDE.prefixlen} dev outside"])
+    _address(outside, UNDERLAY_NIC, IPv4Interface((OUTSIDE_ADDRESS, OUTSIDE.prefixlen)))
+    ip_batch(outside, [f"route add {UNDERLAY} via {OUTSIDE_GATEWAY}"])
+
+
+def plug_node(lab: Lab, journal: Journal, number: int) -> None:
+    """The namespace of a node with its NIC, which has no address yet: that is on a switch or on the NIC."""
+    node = lab.node(number)
+    journal.create(node.netns)
+    _plug(lab, node.netns, node.name, bridged=True)
+
+
+def address_node(lab: Lab, number: int, device: str) -> None:
+    """Give the node its address on `device`, and its way out."""
+    node = lab.node(number)
+    _address(node.netns, device, IPv4Interface((node.address, UNDERLAY.prefixlen)), FABRIC_ADDRESS)
+
+
+def _plug(lab: Lab, netns: str, port: str, *, bridged: bool) -> None:
+    """A veth from `netns` to the fabric, its end there called `port`; it is never in the machine's own namespace."""
+    fabric = lab.netns("fabric")
+    run("ip", "-netns", netns, "link", "add", UNDERLAY_NIC, "type", "veth", "peer", "name", port, "netns", fabric)
+    ip_batch(netns, [f"link set {UNDERLAY_NIC} up"])
+    ip_batch(fabric, [*([f"link set {port} master {UNDERLAY_BRIDGE}"] if bridged else []), f"link set {port} up"])
+    # A veth hands over frames with their checksums left to be filled in, which a userspace switch cannot do.
+    for end, device in ((netns, UNDERLAY_NIC), (fabric, port)):
+        run(*inside(end, "ethtool", "-K", device, "tx", "off"))
+
+
+def _address(netns: str, device: str, address: IPv4Interface, gateway: IPv4Address | None = None) -> None:
+    commands = [f"address add {address} dev {device}", f"link set {device} up"]
+    if gateway is not None:
+        commands.append(f"route add default via {gateway}")
+    ip_batch(netns, commands)
+
+
+def guard_routes(lab: Lab) -> tuple[IPv4Network, ...]:
+    """Add the blackhole routes to the machine's own namespace; returns the prefixes left unguarded.
+
+    A prefix inside one that the machine itself routes somewhere, or that holds one of its name servers, is left alone:
+    taking it away could cut the machine off.
+    """
+    spared = tuple(prefix for prefix in GUARDED if _machine_uses(prefix))
+    for prefix in GUARDED:
+        if prefix not in spared:
+            run("ip", "route", "add", "blackhole", str(prefix), "metric", str(route_metric(lab.name)))
+    return spared
+
+
+def unguard_routes(lab_name: str) -> None:
+    """Remove the blackhole routes of a lab; none left is fine."""
+    metric = route_metric(lab_name)
+    for prefix in GUARDED:
+        for route in json.loads(run("ip", "-json", "route", "show", "exact", str(prefix)) or "[]"):
+            if route.get("type") == "blackhole" and route.get("metric") == metric:
+                run("ip", "route", "del", "blackhole", str(prefix), "metric", str(metric))
+
+
+def _machine_uses(prefix: IPv4Network) -> bool:
+    routes = json.loads(run("ip", "-json", "route", "show", "match", str(prefix)) or "[]")
+    wider = any(route["dst"] != "default" and route["dst"] != str(prefix) for route in routes)
+    return wider or any(server in prefix for server in _name_servers())
+
+
+def _name_servers(path: Path = Path("/etc/resolv.conf")) -> tuple[IPv4Address, ...]:
+    if not path.exists():
+        return ()
+    words = [line.split() for line in path.read_text().splitlines()]
+    named = [entry[1] for entry in words if len(entry) > 1 and entry[0] == "nameserver" and ":" not in entry[1]]
+    return tuple(IPv4Address(address) for address in named)
+
+
+def kernel_datapath_available() -> bool:
+    """Whether this machine's kernel has Open vSwitch, loaded or loadable."""
+    if Path("/sys/module/openvswitch").exists():
+        return True
+    return _modprobe("openvswitch") and _modprobe("vport-vxlan")
+
+
+def _modprobe(module: str) -> bool:
+    try:
+        run("modprobe", "--quiet", module)
+    except LabError:
+        return False
+    return True
+
+
+def resolve_datapath(asked: Datapath) -> Datapath:
+    """Which datapath the nodes get. LabError when the kernel's was asked for and is not there."""
+    available = asked is not Datapath.NETDEV and kernel_datapath_available()
+    if asked is Datapath.SYSTEM and not available:
+        raise LabError("this kernel has no openvswitch module: use '--datapath netdev'")
+    return Datapath.SYSTEM if available else Datapath.NETDEV

@@ -1,0 +1,407 @@
+"""The embedded API server as a process, judged by kubectl, by the official client and by our own."""
+
+from __future__ import annotations
+
+import asyncio
+import http.client
+import json
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import aclosing, closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from k8sovs.kubernetes import (
+    AlreadyExists,
+    Conflict,
+    Event,
+    Gone,
+    Kubernetes,
+    KubernetesError,
+    Listed,
+    Namespace,
+    Node,
+    NotFound,
+    ObjectMeta,
+    Pod,
+    Put,
+    Timing,
+    key_of,
+)
+from tests.support.apiserver import ApiServerProcess
+
+QUICK = Timing(first_delay_s=0.01, longest_delay_s=0.05)
+MERGE = {"Content-Type": "application/merge-patch+json"}
+POD = {
+    "apiVersion": "v1",
+    "kind": "Pod",
+    "metadata": {"name": "p", "namespace": "t", "labels": {"app": "x"}},
+    "spec": {"containers": [{"name": "c", "image": "i"}]},
+}
+SERVICE = {
+    "apiVersion": "v1",
+    "kind": "Service",
+    "metadata": {"name": "web", "namespace": "t"},
+    "spec": {"selector": {"app": "x"}, "ports": [{"port": 80}]},
+}
+
+
+@pytest.fixture
+def api(tmp_path: Path) -> Iterator[ApiServerProcess]:
+    with ApiServerProcess(tmp_path, "--bookmark-interval", "0.2") as process:
+        yield process
+
+
+@pytest.fixture
+def tenant(api: ApiServerProcess) -> ApiServerProcess:
+    """With a namespace `t`."""
+    request(api, "POST", "/api/v1/namespaces", {"metadata": {"name": "t"}})
+    return api
+
+
+@pytest.fixture(scope="module")
+def unchanged(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServerProcess]:
+    """With a namespace `t`, for all tests that leave nothing behind."""
+    with ApiServerProcess(tmp_path_factory.mktemp("api")) as process:
+        request(process, "POST", "/api/v1/namespaces", {"metadata": {"name": "t"}})
+        yield process
+
+
+def request(
+    api: ApiServerProcess, method: str, path: str, body: object = None, accept: str = "application/json", **headers: str
+) -> tuple[int, dict[str, Any]]:
+    with closing(http.client.HTTPConnection(api.address, timeout=10)) as connection:
+        content = body if isinstance(body, bytes | None) else json.dumps(body)
+        connection.request(method, path, content, {"Accept": accept, **headers})
+        answer = connection.getresponse()
+        return answer.status, json.loads(answer.read())
+
+
+def create_pod(api: ApiServerProcess, name: str = "p", node: str = "", **labels: str) -> None:
+    spec = {**POD["spec"], **({"nodeName": node} if node else {})}  # type: ignore[dict-item]
+    body = {"metadata": {"name": name, "labels": labels}, "spec": spec}
+    assert request(api, "POST", "/api/v1/namespaces/t/pods", body)[0] == 201
+
+
+def refusal_of(error: subprocess.CalledProcessError) -> str:
+    return str(error.stderr).strip()
+
+
+def test_kubectl_creates_a_namespace_and_lists_it(api: ApiServerProcess) -> None:
+    assert api.kubectl("create", "ns", "t") == "namespace/t created\n"
+    assert [line.split()[:2] for line in api.kubectl("get", "ns").splitlines()] == [
+        ["NAME", "STATUS"],
+        ["default", "Active"],
+        ["kube-system", "Active"],
+        ["t", "Active"],
+    ]
+    assert json.loads(api.kubectl("get", "ns", "t", "-o", "json"))["metadata"]["name"] == "t"
+
+
+def test_kubectl_applies_annotates_labels_patches_and_describes(tenant: ApiServerProcess) -> None:
+    def kubectl(*arguments: str, stdin: str | None = None) -> str:
+        return tenant.kubectl("-n", "t", *arguments, stdin=stdin)
+
+    assert kubectl("apply", "-f", "-", stdin=json.dumps(POD)) == "pod/p created\n"
+    assert kubectl("apply", "-f", "-", stdin=json.dumps(POD)) == "pod/p unchanged\n"
+    changed = json.dumps(POD).replace('"x"', '"y"')
+    assert kubectl("apply", "-f", "-", stdin=changed) == "pod/p configured\n"
+    kubectl("annotate", "pod", "p", "kubernetes.io/ingress-bandwidth=50M")
+    kubectl("label", "pod", "p", "tier=front")
+    kubectl("patch", "pod", "p", "--type=json", "-p", '[{"op":"add","path":"/metadata/annotations/z","value":"1"}]')
+    metadata = json.loads(kubectl("get", "pod", "p", "-o", "json"))["metadata"]
+    assert metadata["labels"] == {"app": "y", "tier": "front"}
+    assert metadata["annotations"]["kubernetes.io/ingress-bandwidth"] == "50M"
+    assert metadata["annotations"]["z"] == "1"
+    assert "ingress-bandwidth: 50M" in kubectl("describe", "pod", "p")
+    assert kubectl("get", "pods", "-l", "tier=front", "-o", "name") == "pod/p\n"
+    assert kubectl("get", "pods", "-l", "tier=back", "-o", "name") == ""
+
+
+def test_kubectl_prints_tables(tenant: ApiServerProcess) -> None:
+    create_pod(tenant, node="node1")
+    status = {
+        "status": {"phase": "Running", "podIP": "172.11.0.2", "containerStatuses": [{"name": "c", "ready": True}]}
+    }
+    request(tenant, "PATCH", "/api/v1/namespaces/t/pods/p/status", status, **MERGE)
+    row = tenant.kubectl("-n", "t", "get", "pods", "-o", "wide", "--no-headers").split()
+    assert row[:4] == ["p", "1/1", "Running", "0"]
+    assert row[5:7] == ["172.11.0.2", "node1"]
+    tenant.kubectl("apply", "-f", "-", stdin=json.dumps(SERVICE))
+    service = tenant.kubectl("-n", "t", "get", "svc", "--no-headers").split()
+    assert service[:2] + service[3:5] == ["web", "ClusterIP", "<none>", "80/TCP"]
+
+
+def test_kubectl_watches(tenant: ApiServerProcess) -> None:
+    command = ["kubectl", f"--kubeconfig={tenant.kubeconfig}", "-n", "t", "get", "pods", "-w", "--no-headers"]
+    create_pod(tenant, "first")
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as watching:
+        assert watching.stdout is not None
+        guard = threading.Timer(20, watching.kill)
+        guard.start()
+        try:
+            assert watching.stdout.readline().split()[0] == "first"
+            create_pod(tenant, "second")
+            assert watching.stdout.readline().split()[0] == "second"
+        finally:
+            guard.cancel()
+            watching.kill()
+
+
+def test_kubectl_deletes_and_waits_until_the_object_is_gone(tenant: ApiServerProcess) -> None:
+    create_pod(tenant)
+    assert tenant.kubectl("-n", "t", "delete", "pod", "p") == 'pod "p" deleted\n'
+    assert tenant.kubectl("delete", "ns", "t") == 'namespace "t" deleted\n'
+    with pytest.raises(subprocess.CalledProcessError) as caught:
+        tenant.kubectl("get", "ns", "t")
+    assert refusal_of(caught.value) == 'Error from server (NotFound): namespaces "t" not found'
+
+
+def test_kubectl_creates_config_maps_and_service_accounts(tenant: ApiServerProcess) -> None:
+    tenant.kubectl("-n", "t", "create", "cm", "x", "--from-literal=a=b")
+    assert json.loads(tenant.kubectl("-n", "t", "get", "cm", "x", "-o", "json"))["data"] == {"a": "b"}
+    assert tenant.kubectl("-n", "t", "create", "sa", "me") == "serviceaccount/me created\n"
+
+
+def test_discovery_names_what_is_there(unchanged: ApiServerProcess) -> None:
+    listed = {line.split()[0] for line in unchanged.kubectl("api-resources", "--no-headers").splitlines()}
+    assert listed >= {"namespaces", "nodes", "pods", "services", "events", "endpointslices", "leases", "configmaps"}
+    assert request(unchanged, "GET", "/apis/nothing.example.com/v1")[0] == 404
+    assert request(unchanged, "GET", "/api/v1/nothings")[0] == 404
+    assert request(unchanged, "GET", "/version")[1]["major"] == "1"
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "headers", "code"),
+    [
+        ("POST", "/api/v1/namespaces", {"kind": "Pod"}, {}, 400),
+        ("POST", "/api/v1/namespaces", [], {}, 400),
+        ("POST", "/api/v1/namespaces", {"metadata": 7}, {}, 400),
+        ("POST", "/api/v1/namespaces", {}, {}, 422),
+        ("POST", "/api/v1/namespaces", {}, {"Content-Type": "application/vnd.kubernetes.protobuf"}, 400),
+        ("POST", "/api/v1/pods", {}, {}, 405),
+        ("POST", "/api/v1/namespaces", b'{"metadata": {"name": "u"}, "x": NaN}', {}, 400),
+        ("POST", "/api/v1/namespaces", b'{"metadata": {"name": "u"}, "x": "\\ud800"}', {}, 400),
+        ("POST", "/api/v1/namespaces", b"[" * 100_000, {}, 400),
+        ("POST", "/api/v1/namespaces", b"a: 2026-11-22", {"Content-Type": "application/yaml"}, 400),
+        ("POST", "/api/v1/namespaces", b" " * 4_000_000, {}, 413),
+        ("PATCH", "/api/v1/namespaces/t", {}, {"Content-Type": "text/plain"}, 415),
+        ("PATCH", "/api/v1/namespaces/t", {}, {"Content-Type": "application/json-patch+json"}, 400),
+        ("PATCH", "/api/v1/namespaces/t", {"metadata": {"labels": 7}}, MERGE, 400),
+        ("PATCH", "/api/v1/namespaces/t", {"metadata": {"labels": {"a": 7}}}, MERGE, 400),
+        ("PATCH", "/api/v1/namespaces/t", {"metadata": {"finalizers": "a"}}, MERGE, 400),
+        ("POST", "/api/v1/namespaces/t/pods", {"metadata": {"name": "p"}, "spec": "a"}, {}, 400),
+        ("POST", "/api/v1/namespaces/t/pods", {"metadata": {"name": 7}}, {}, 400),
+        ("GET", "/api/v1/namespaces?labelSelector=a=b=c", None, {}, 400),
+        ("GET", "/api/v1/namespaces?limit=some", None, {}, 400),
+        ("GET", "/api/v1/namespaces?continue=long-ago", None, {}, 410),
+        ("GET", "/api/v1/namespaces?watch=true&resourceVersion=x", None, {}, 400),
+        ("PUT", "/api/v1/namespaces/t", {"metadata": {"name": "u"}}, {}, 400),
+        ("DELETE", "/api/v1/namespaces/default", None, {}, 403),
+    ],
+)
+def test_a_bad_request_is_refused_with_a_status(
+    unchanged: ApiServerProcess, method: str, path: str, body: object, headers: dict[str, str], code: int
+) -> None:
+    answer = request(unchanged, method, path, body, **headers)
+    assert answer[0] == code, answer[1]
+
+
+@pytest.mark.parametrize("version", ["1", "999999999999999999"])
+def test_a_watch_from_a_version_that_is_not_in_history_is_told_so(unchanged: ApiServerProcess, version: str) -> None:
+    code, event = request(unchanged, "GET", f"/api/v1/namespaces?watch=true&resourceVersion={version}")
+    assert code == 200
+    assert (event["type"], event["object"]["code"], event["object"]["reason"]) == ("ERROR", 410, "Expired")
+
+
+def test_pages_show_one_moment_even_if_objects_come_and_go_between(tenant: ApiServerProcess) -> None:
+    for name in ("a", "b", "c"):
+        create_pod(tenant, name)
+    first = request(tenant, "GET", "/api/v1/namespaces/t/pods?limit=2")[1]
+    assert first["metadata"]["remainingItemCount"] == 1
+    create_pod(tenant, "d")
+    request(tenant, "DELETE", "/api/v1/namespaces/t/pods/c")
+    rest = request(tenant, "GET", f"/api/v1/namespaces/t/pods?limit=2&continue={first['metadata']['continue']}")[1]
+    assert [pod["metadata"]["name"] for pod in rest["items"]] == ["c"]
+    assert rest["metadata"] == {"resourceVersion": first["metadata"]["resourceVersion"]}
+
+
+async def test_our_client_creates_reads_changes_and_deletes(tenant: ApiServerProcess) -> None:
+    async with Kubernetes(str(tenant.kubeconfig)) as kubernetes:
+        node = await kubernetes.create(Node(metadata=ObjectMeta(name="node1")))
+        with pytest.raises(AlreadyExists):
+            await kubernetes.create(Node(metadata=ObjectMeta(name="node1")))
+        address = {"addresses": [{"type": "InternalIP", "address": "192.0.2.11"}]}
+        await kubernetes.patch(Node, "node1", {"status": address}, subresource="status")
+        read = await kubernetes.get(Node, "node1")
+        assert read.status is not None
+        assert read.status.addresses is not None
+        assert read.status.addresses[0].address == "192.0.2.11"
+        with pytest.raises(Conflict):
+            await kubernetes.replace(node)
+        with pytest.raises(Conflict):
+            await kubernetes.delete(Node, "node1", uid="of the one before")
+        await kubernetes.delete(Node, "node1")
+        with pytest.raises(NotFound):
+            await kubernetes.get(Node, "node1")
+
+
+async def test_an_event_about_a_namespace_is_found_in_it(tenant: ApiServerProcess) -> None:
+    async with Kubernetes(str(tenant.kubeconfig)) as kubernetes:
+        namespace = await kubernetes.get(Namespace, "t")
+        await kubernetes.create_event("t", namespace, "ActionRefused", "no such namespace: u", "k8sovs-controller")
+        (event,) = await kubernetes.list(Event, namespace="t")
+    assert (event.reason, event.message, event.type) == ("ActionRefused", "no such namespace: u", "Warning")
+    listed = tenant.kubectl("-n", "t", "get", "events", "--no-headers").split()
+    assert listed[1:4] == ["Warning", "ActionRefused", "namespace/t"]
+
+
+async def test_our_watch_follows_a_pod_through_its_life(tenant: ApiServerProcess) -> None:
+    async with (
+        asyncio.timeout(10),
+        Kubernetes(str(tenant.kubeconfig), timing=QUICK) as kubernetes,
+        aclosing(kubernetes.watch(Pod, field_selector="spec.nodeName=node1")) as changes,
+    ):
+        assert await anext(changes) == Listed(())
+        create_pod(tenant, "elsewhere", node="node2")
+        create_pod(tenant, node="node1")
+        first = await anext(changes)
+        assert isinstance(first, Put)
+        assert first.key == ("t", "p")
+        await kubernetes.delete(Pod, "p", namespace="t")
+        marked = await anext(changes)
+        assert isinstance(marked, Put)
+        assert marked.item.metadata is not None
+        assert marked.item.metadata.deletionTimestamp is not None
+        await kubernetes.delete(Pod, "p", namespace="t", grace_period_s=0)
+        assert [type(await anext(changes)), type(await anext(changes))] == [Put, Gone]
+
+
+async def test_a_pod_that_leaves_or_joins_the_selection_is_told_as_gone_or_new(tenant: ApiServerProcess) -> None:
+    create_pod(tenant, app="x")
+    async with (
+        asyncio.timeout(10),
+        Kubernetes(str(tenant.kubeconfig), timing=QUICK) as kubernetes,
+        aclosing(kubernetes.watch(Pod, namespace="t", label_selector="app=x")) as changes,
+    ):
+        listed = await anext(changes)
+        assert isinstance(listed, Listed)
+        assert [key_of(pod).name for pod in listed.items] == ["p"]
+        await kubernetes.patch(Pod, "p", {"metadata": {"labels": {"app": "y"}}}, namespace="t")
+        assert isinstance(await anext(changes), Gone)
+        await kubernetes.patch(Pod, "p", {"metadata": {"labels": {"app": "x"}}}, namespace="t")
+        assert isinstance(await anext(changes), Put)
+
+
+async def test_a_server_started_anew_makes_clients_list_again(api: ApiServerProcess) -> None:
+    async with (
+        asyncio.timeout(20),
+        Kubernetes(str(api.kubeconfig), timing=QUICK) as kubernetes,
+        aclosing(kubernetes.watch(Namespace)) as changes,
+    ):
+        await anext(changes)
+        await kubernetes.create(Namespace(metadata=ObjectMeta(name="t")))
+        assert isinstance(await anext(changes), Put)
+        await asyncio.to_thread(api.stop)
+        await asyncio.to_thread(api.start)
+        again = await anext(changes)
+        assert isinstance(again, Listed)
+        assert {key_of(item).name for item in again.items} == {"default", "kube-system"}
+
+
+async def test_a_silent_server_is_given_up_and_found_again(api: ApiServerProcess) -> None:
+    impatient = Timing(request_s=0.5, inactivity_s=0.5, first_delay_s=0.01, longest_delay_s=0.05)
+    async with (
+        asyncio.timeout(20),
+        Kubernetes(str(api.kubeconfig), timing=impatient) as kubernetes,
+        aclosing(kubernetes.watch(Namespace)) as changes,
+    ):
+        await anext(changes)
+        api.pause()
+        waiting = asyncio.ensure_future(anext(changes))
+        with pytest.raises(KubernetesError):
+            await kubernetes.get(Namespace, "default")
+        api.resume()
+        await asyncio.to_thread(request, api, "POST", "/api/v1/namespaces", {"metadata": {"name": "t"}})
+        told = await waiting
+        assert isinstance(told, Put)
+        assert told.key.name == "t"
+
+
+async def test_bookmarks_keep_a_quiet_watch_alive(api: ApiServerProcess) -> None:
+    patient_for_less = Timing(inactivity_s=0.6)
+    async with Kubernetes(str(api.kubeconfig), timing=patient_for_less) as kubernetes:
+        async with aclosing(kubernetes.watch(Namespace)) as changes:
+            await anext(changes)
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(anext(changes), 1.5)
+        assert kubernetes.statistics().errors == 0
+
+
+async def test_changes_that_a_watch_does_not_select_keep_no_bookmark_away(tenant: ApiServerProcess) -> None:
+    create_pod(tenant)
+    patient_for_less = Timing(inactivity_s=0.6)
+    async with Kubernetes(str(tenant.kubeconfig), timing=patient_for_less) as kubernetes:
+        async with aclosing(kubernetes.watch(Pod, field_selector="spec.nodeName=node1")) as changes:
+            await anext(changes)
+            waiting = asyncio.ensure_future(anext(changes))
+            for number in range(30):
+                await kubernetes.patch(Pod, "p", {"metadata": {"labels": {"n": str(number)}}}, namespace="t")
+                await asyncio.wait([waiting], timeout=0.05)
+            waiting.cancel()
+            await asyncio.gather(waiting, return_exceptions=True)
+        assert kubernetes.statistics().errors == 0
+
+
+def test_the_process_ends_cleanly_with_a_watch_open(api: ApiServerProcess) -> None:
+    with closing(http.client.HTTPConnection(api.address, timeout=10)) as connection:
+        connection.request("GET", "/api/v1/namespaces?watch=true&allowWatchBookmarks=true")
+        assert connection.getresponse().readline()
+        assert api.stop() == 0
+
+
+def test_it_serves_on_a_socket_that_it_was_handed() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        host, port = listening.getsockname()
+        command = [sys.executable, "-m", "k8sovs.lab.apiserver", "--listen-fd", str(listening.fileno())]
+        with (
+            subprocess.Popen(command, stdout=subprocess.PIPE, text=True, pass_fds=(listening.fileno(),)) as process,
+            closing(http.client.HTTPConnection(host, port, timeout=10)) as connection,
+        ):
+            try:
+                assert process.stdout is not None
+                assert process.stdout.readline() == f"listening {host}:{port}\n"
+                connection.request("GET", "/readyz")
+                assert connection.getresponse().read() == b"ok"
+            finally:
+                process.terminate()
+
+
+@pytest.mark.parametrize("address", ["nowhere", "127.0.0.1:x", "127.0.0.1:65536", "192.0.2.250:0"])
+def test_an_address_that_cannot_be_had_is_said(address: str) -> None:
+    command = [sys.executable, "-m", "k8sovs.lab.apiserver", "--listen", address]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
+    assert ended.returncode == 1
+    assert ended.stderr.startswith(f"the API server cannot listen: --listen {address}: ")
+
+
+def test_the_official_client_agrees(tenant: ApiServerProcess) -> None:
+    from kubernetes import client, config, watch
+
+    core = client.CoreV1Api(config.new_client_from_config(str(tenant.kubeconfig)))
+    core.create_namespaced_pod("t", POD)
+    assert [pod.metadata.name for pod in core.list_namespaced_pod("t", label_selector="app=x").items] == ["p"]
+    core.patch_namespaced_pod("p", "t", {"metadata": {"annotations": {"a": "b"}}})
+    core.replace_namespaced_pod_status("p", "t", {"metadata": {"name": "p"}, "status": {"phase": "Running"}})
+    assert core.read_namespaced_pod("p", "t").status.phase == "Running"
+    core.delete_namespaced_pod("p", "t")
+    version = core.list_namespaced_pod("t").metadata.resource_version
+    core.create_namespaced_pod("t", POD)
+    stream = watch.Watch().stream(core.list_namespaced_pod, "t", resource_version=version, timeout_seconds=10)
+    assert next(stream)["type"] == "ADDED"
+    core.delete_namespace("t")

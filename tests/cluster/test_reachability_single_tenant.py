@@ -1,0 +1,47 @@
+"""Who reaches whom in single-tenant mode: everybody, and the three verbs change nothing."""
+
+from __future__ import annotations
+
+import json
+from itertools import product
+
+import pytest
+
+from k8sovs.lab.reach import measure
+from tests.support.lab import LabUnderTest, eventually
+
+LAB_OPTIONS = ("--mode", "subnet", "--nodes", "2")
+KEY = "/k8s.ovs.com/ovs/network/k8ssdn/netnamespaces/red"
+
+
+@pytest.fixture(scope="module")
+def tenants(lab: LabUnderTest) -> LabUnderTest:
+    for pod, node in (("red/one", "node1"), ("red/two", "node2"), ("blue/one", "node1"), ("blue/two", "node2")):
+        lab.add_pod(pod, node)
+    return lab
+
+
+def unreached(lab: LabUnderTest) -> list[str]:
+    places = [*lab.pod_places(), *lab.node_places()]
+    pairs = [pair for pair in product(places, [*places, lab.outside()]) if pair[0] != pair[1]]
+    return [f"{sender.name} to {target.name}" for (sender, target), reached in measure(pairs).items() if not reached]
+
+
+def test_everybody_reaches_everybody(tenants: LabUnderTest) -> None:
+    assert unreached(tenants) == []
+
+
+@pytest.mark.parametrize(("action", "target"), [("join", "blue"), ("isolate", ""), ("global", "")])
+def test_an_action_is_refused_with_a_reason_and_changes_nothing(
+    tenants: LabUnderTest, action: str, target: str
+) -> None:
+    record = json.loads(tenants.run("etcdctl", "get", "--print-value-only", KEY))
+    record.pop("message", None)
+    tenants.run("etcdctl", "put", KEY, json.dumps(record | {"Action": action, "Namespace": target}))
+
+    def answered() -> bool:
+        answer = json.loads(tenants.run("etcdctl", "get", "--print-value-only", KEY))
+        return answer["Action"] == "" and bool(answer.get("message"))
+
+    eventually(answered, f"{action} is refused in the record")
+    assert unreached(tenants) == []
