@@ -139,10 +139,6 @@ class Node:
         """What `command` prints when it runs on the node; it must succeed."""
         return run(*self.command(*command))
 
-    def succeeds(self, *command: str) -> bool:
-        """Whether `command` exits with 0 on the node."""
-        return subprocess.run(self.command(*command), capture_output=True, timeout=20, check=False).returncode == 0
-
     def ports(self) -> set[str]:
         """The ports of the bridge, as the database has them."""
         return set(self.execute("ovs-vsctl", "list-ports", "br0").split())
