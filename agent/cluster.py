@@ -31,7 +31,7 @@ SAVE_INTERVAL_S = 1.0
 
 @dataclass(frozen=True, slots=True)
 class ClusterView:
-    """The records that concern a node: `subnets` by key, `tenancies` by namespace."""
+    """The records that concern a node: `subnets` by key, the oldest first, `tenancies` by namespace."""
 
     config: NetworkConfig
     subnets: Mapping[str, SubnetRecord]
@@ -125,7 +125,9 @@ class ClusterSource:
         """Take over what etcd says. The configuration is never gone, whatever becomes of its record."""
         known = {*self._subnets, *self._vnids}
         if isinstance(update, Listing):
-            values = {key: item.value for key, item in update.items.items()}
+            # What was written last stands last, here as in the updates that follow (`agent.snapshot.peers`).
+            ordered = sorted(update.items.values(), key=lambda item: item.mod_revision)
+            values = {item.key: item.value for item in ordered}
             gone = known - values.keys()
         else:
             values = {put.key: put.value for put in update.puts}
@@ -162,6 +164,8 @@ class ClusterSource:
             if key.startswith(keys.subnets):
                 subnet = self._parsed(SubnetRecord, key, value)
                 if subnet is not None:
+                    if subnet != self._subnets.get(key):
+                        self._subnets.pop(key, None)  # a new claim stands behind the older ones
                     self._subnets[key] = subnet
             elif key.startswith(keys.vnids):
                 vnid = self._parsed(VnidRecord, key, value)

@@ -106,6 +106,13 @@ class Host:
         for advice in await self._nftables.advice(filters):
             log.warning("firewall-in-the-way", advice=advice)
         if self._spec.datapath is Datapath.NETDEV:
+            if not devices:
+                log.warning(
+                    "underlay-outside-the-switch",
+                    device=self._spec.underlay.ifname,
+                    consequence="the userspace datapath cannot send to other nodes",
+                    action="put the underlay NIC on a bridge of Open vSwitch, and the node's address on that bridge",
+                )
             await self._links.disable_receive_offloads(devices)
         await self._ensure_bridge()
         await self._repair()

@@ -27,7 +27,8 @@ async def wait_identity(cluster: ClusterSource, settings: AgentSettings) -> tupl
         async with asyncio.timeout(ETCD_PATIENCE_S):
             await cluster.wait_live()
     except TimeoutError:
-        log.warning("etcd-away", action="going by the snapshot file" if cluster.view else "waiting for it")
+        if cluster.view is not None:
+            log.warning("etcd-away", action="going by the snapshot file")
     told = False
     while True:
         seen, view = cluster.changed.count, cluster.view

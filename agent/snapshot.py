@@ -69,11 +69,12 @@ def from_record(record: VnidRecord) -> switch.Tenancy:
 def peers(cluster: ClusterView, identity: Identity) -> frozenset[switch.Peer]:
     """Every other node that may be believed: its subnet lies in the cluster network and collides with no other's.
 
-    Of two records that claim the same addresses the one with the lower key is believed, everywhere the same.
+    Of two records that claim the same addresses the older one is believed: on every node the same, and nobody who
+    writes a record can push a node aside.
     """
     believed: dict[IPv4Network, switch.Peer] = {}
-    for key in sorted(cluster.subnets):
-        peer = _peer(cluster, identity, cluster.subnets[key])
+    for record in cluster.subnets.values():
+        peer = _peer(cluster, identity, record)
         if peer is not None:
             believed.setdefault(peer.subnet, peer)
     return frozenset(believed.values())

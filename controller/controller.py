@@ -52,6 +52,7 @@ async def _serve(settings: ControllerSettings, etcd: Etcd, kubernetes: Kubernete
             await _serve_one_term(settings, etcd, kubernetes, metrics)
         except* LeadershipLost as lost:
             log.warning("leadership-lost", identity=settings.identity, reasons=_reasons(lost))
+            told = []
         except* EtcdError as failed:
             reasons = _reasons(failed)
             if reasons != told:

@@ -13,7 +13,7 @@ import pytest
 
 from agent.cluster import ClusterSource, ClusterView
 from agent.identity import NodeMoved, wait_identity, watch_identity
-from agent.snapshot import Identity
+from agent.snapshot import Identity, peers
 from agent.snapshot_file import SnapshotFile
 from agent.tenancy import NoTenancy, wait_tenancy
 from flows.snapshot import Tenancy
@@ -125,8 +125,8 @@ async def remembered(etcd: EtcdServers, file: Path) -> Path:
     return file
 
 
-def settings(**fields: IPv4Address) -> AgentSettings:
-    return AgentSettings(node_name=Name("node1"), **fields)
+def settings(address: IPv4Address | None = None) -> AgentSettings:
+    return AgentSettings(node_name=Name("node1"), node_address=address)
 
 
 async def test_the_view_has_what_etcd_has(agent: Agent) -> None:
@@ -162,8 +162,7 @@ async def test_a_malformed_record_is_counted_and_leaves_the_last_good_one(
 ) -> None:
     before = agent.view
     etcd.put(key, value)
-    put(etcd, f"{VNIDS}/blue", {"Send": 12, "Accept": [12]})  # written later: when it is here, the other has been
-    view = await agent.until(lambda view: "blue" in view.tenancies)
+    view = await agent.until(lambda _: agent.malformed)
     assert agent.malformed == [kind]
     assert (view.config, view.subnets, view.tenancies["red"]) == (
         before.config,
@@ -180,6 +179,20 @@ async def test_a_malformed_record_at_the_start_leaves_the_last_good_one_of_the_f
         view = await agent.until(lambda view: view.live)
         assert view.tenancies["red"] == VnidRecord(10, frozenset({10}))
         assert agent.malformed == ["vnid"]
+
+
+async def test_a_record_that_claims_the_subnet_of_a_node_pushes_nobody_aside(
+    agent: Agent, etcd: EtcdServers, tmp_path: Path
+) -> None:
+    stranger, moved = f"{SUBNETS}/192.0.2.9", f"{SUBNETS}/192.0.2.11"
+    put(etcd, stranger, {"Host": "stranger", "HostIP": "192.0.2.9", "Subnet": "172.11.4.0/22", "Assign": False})
+    put(etcd, moved, NODE1 | {"Subnet": "172.11.4.0/22"})
+    elsewhere = Identity(IPv4Address("192.0.2.13"), IPv4Network("172.11.8.0/22"), 4789)
+    view = await agent.until(lambda view: view.subnets[moved].subnet == IPv4Network("172.11.4.0/22"))
+    assert {peer.address for peer in peers(view, elsewhere)} == {IPv4Address("192.0.2.12")}
+    async with following(etcd.endpoints, tmp_path / "of another agent") as later:
+        view = await later.until(lambda view: view.live)
+        assert {peer.address for peer in peers(view, elsewhere)} == {IPv4Address("192.0.2.12")}
 
 
 async def test_what_was_deleted_while_no_agent_ran_is_gone(etcd: EtcdServers, remembered: Path) -> None:
@@ -222,8 +235,8 @@ async def test_the_network_configuration_is_waited_for(etcd: EtcdServers, file: 
 async def test_the_network_configuration_of_a_running_node_stays(agent: Agent, etcd: EtcdServers) -> None:
     put(etcd, CONFIG, {**NETWORK, "Network": "172.16.0.0/16"})
     etcd.etcdctl("del", CONFIG)
-    put(etcd, f"{VNIDS}/blue", {"Send": 12, "Accept": [12]})
-    view = await agent.until(lambda view: "blue" in view.tenancies)
+    etcd.put(CONFIG, "nonsense")  # written last: when it has been counted, the others have been seen
+    view = await agent.until(lambda _: agent.malformed)
     assert view.config.network == IPv4Network("172.11.0.0/16")
 
 
@@ -234,7 +247,7 @@ async def test_a_node_is_who_its_record_says(agent: Agent) -> None:
 
 
 async def test_an_address_that_was_set_goes_before_that_of_the_record(agent: Agent) -> None:
-    _, identity = await wait_identity(agent.cluster, settings(node_address=IPv4Address("192.0.2.99")))
+    _, identity = await wait_identity(agent.cluster, settings(IPv4Address("192.0.2.99")))
     assert identity.address == IPv4Address("192.0.2.99")
 
 
