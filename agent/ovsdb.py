@@ -52,6 +52,9 @@ _COLUMNS = {
     "Port": ["name", "interfaces"],
     "Interface": ["name", "type", "options", "mac", "mtu_request", "ofport", "ofport_request", "external_ids", "error"],
 }
+COMMENT = "k8sovs agent"
+"""Stands at every change of ours in the database's log, for whoever reads it: `ovsdb-tool show-log -m conf.db`."""
+
 _DEADLINE_S = 20.0
 _RETRY_MS = 1000
 
@@ -256,6 +259,7 @@ class Ovsdb:
 
     def _composed(self, compose: Callable[[Untyped], None]) -> Untyped:
         transaction = Transaction(self._idl)
+        transaction.add_comment(COMMENT)
         try:
             compose(transaction)
         except BaseException:
