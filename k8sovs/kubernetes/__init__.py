@@ -8,6 +8,7 @@ from k8sovs.kubernetes.client import Kubernetes, PatchKind
 from k8sovs.kubernetes.errors import AlreadyExists, Conflict, KubernetesError, KubernetesUnavailable, NotFound
 from k8sovs.kubernetes.objects import (
     ConfigMap,
+    Deployment,
     EndpointSlice,
     Event,
     Lease,
@@ -16,10 +17,15 @@ from k8sovs.kubernetes.objects import (
     ObjectKey,
     ObjectMeta,
     Pod,
+    ReplicaSet,
     Resource,
+    Secret,
     Service,
     ServiceAccount,
+    from_document,
     key_of,
+    metadata_of,
+    to_document,
 )
 from k8sovs.kubernetes.transport import Timing
 from k8sovs.kubernetes.watch import Gone, Listed, Put, Statistics
@@ -28,6 +34,7 @@ __all__ = [
     "AlreadyExists",
     "ConfigMap",
     "Conflict",
+    "Deployment",
     "EndpointSlice",
     "Event",
     "Gone",
@@ -44,10 +51,15 @@ __all__ = [
     "PatchKind",
     "Pod",
     "Put",
+    "ReplicaSet",
     "Resource",
+    "Secret",
     "Service",
     "ServiceAccount",
     "Statistics",
     "Timing",
+    "from_document",
     "key_of",
+    "metadata_of",
+    "to_document",
 ]

@@ -16,7 +16,9 @@ from k8sovs.kubernetes.objects import (
     Event,
     EventSource,
     Namespace,
+    ObjectKey,
     ObjectMeta,
+    Pod,
     Resource,
     decode,
     encode,
@@ -147,6 +149,23 @@ class Kubernetes:
         if uid is not None:
             options["preconditions"] = {"uid": uid}
         await self._transport.call("DELETE", path_of(resource, namespace, name), content=msgspec.json.encode(options))
+
+    async def delete_all(self, resource: type[Resource], namespace: str) -> None:
+        """Ask for the deletion of all objects of one type in a namespace. KubernetesError."""
+        await self._transport.call("DELETE", path_of(resource, namespace))
+
+    async def bind(self, pod: ObjectKey, node: str) -> None:
+        """Give a pod its node. Conflict: it has one; NotFound, KubernetesError."""
+        target = {"apiVersion": "v1", "kind": "Node", "name": node}
+        binding = {"apiVersion": "v1", "kind": "Binding", "metadata": {"name": pod.name}, "target": target}
+        path = path_of(Pod, pod.namespace, pod.name, "binding")
+        await self._transport.call("POST", path, content=msgspec.json.encode(binding))
+
+    async def finalize(self, namespace: str) -> None:
+        """Let a namespace that is being deleted go. NotFound, KubernetesError."""
+        body = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}, "spec": {"finalizers": []}}
+        path = path_of(Namespace, None, namespace, "finalize")
+        await self._transport.call("PUT", path, content=msgspec.json.encode(body))
 
     async def create_event(
         self, namespace: str, involved: Resource, reason: str, message: str, component: str, *, warning: bool = True

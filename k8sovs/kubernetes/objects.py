@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 from functools import cache
-from typing import NamedTuple, TypeVar, cast
+from typing import Any, NamedTuple, TypeVar, cast
 from urllib.parse import quote
 
 import msgspec
@@ -12,14 +12,16 @@ from lightkube.core.decoders import decode_object
 from lightkube.core.resource import NamespacedResource, Resource, api_info
 from lightkube.models.core_v1 import EventSource, ObjectReference
 from lightkube.models.meta_v1 import ObjectMeta
+from lightkube.resources.apps_v1 import Deployment, ReplicaSet
 from lightkube.resources.coordination_v1 import Lease
-from lightkube.resources.core_v1 import ConfigMap, Event, Namespace, Node, Pod, Service, ServiceAccount
+from lightkube.resources.core_v1 import ConfigMap, Event, Namespace, Node, Pod, Secret, Service, ServiceAccount
 from lightkube.resources.discovery_v1 import EndpointSlice
 
 from k8sovs.kubernetes.errors import UNDECODABLE, Unreadable
 
 __all__ = [
     "ConfigMap",
+    "Deployment",
     "EndpointSlice",
     "Event",
     "EventSource",
@@ -31,16 +33,20 @@ __all__ = [
     "ObjectMeta",
     "ObjectReference",
     "Pod",
+    "ReplicaSet",
     "Resource",
+    "Secret",
     "Service",
     "ServiceAccount",
     "decode",
     "encode",
+    "from_document",
     "key_of",
     "metadata_of",
     "path_of",
     "read_metadata",
     "reference_to",
+    "to_document",
 ]
 
 T = TypeVar("T", bound=Resource)
@@ -118,6 +124,17 @@ def encode(item: Resource) -> bytes:
     definition = api_info(item).resource
     body = msgspec.to_builtins(item)
     return msgspec.json.encode({**body, "apiVersion": definition.api_version, "kind": definition.kind})
+
+
+def to_document(item: Resource) -> dict[str, Any]:
+    """The object as JSON has it, without what is not set."""
+    document: dict[str, Any] = msgspec.to_builtins(item)
+    return document
+
+
+def from_document(document: dict[str, Any], resource: type[T]) -> T:
+    """The typed form of a JSON object. Unreadable: it is not of this type."""
+    return decode(msgspec.json.encode(document), resource)
 
 
 def read_metadata(content: bytes | msgspec.Raw) -> Metadata:

@@ -35,12 +35,14 @@ class Pods:
     async def add(self, request: Mapping[str, Any]) -> object:
         """Create a pod, and its namespace if that is missing; answered when the pod has its network."""
         namespace, name = request["namespace"], request["name"]
-        node = request["node"] or await self._emptiest_node()
-        if node not in self._kubelets:
+        node = request["node"]
+        if node and node not in self._kubelets:
             raise LabError(f"lab '{self._lab.name}' has no node '{node}'; it has {', '.join(self._kubelets)}")
         metadata = {"name": name, "annotations": request["annotations"], "labels": request["labels"]}
         # The sandbox is a network namespace alone; the container is there because a Pod has at least one.
-        spec = {"nodeName": node, "containers": [{"name": "sandbox", "image": "none"}]}
+        spec: dict[str, Any] = {"containers": [{"name": "sandbox", "image": "none"}]}
+        if node:
+            spec["nodeName"] = node  # else the scheduler finds one
         pod = cast(Pod, Pod.from_dict({"metadata": metadata, "spec": spec}))
         try:
             await self._ensure_namespace(namespace)
@@ -80,14 +82,6 @@ class Pods:
             await self._kubernetes.get(Namespace, name)
         except NotFound:
             await self._kubernetes.create(cast(Namespace, Namespace.from_dict({"metadata": {"name": name}})))
-
-    async def _emptiest_node(self) -> str:
-        pods = await self._kubernetes.list(Pod)
-        load = dict.fromkeys(self._kubelets, 0)
-        for pod in pods:
-            if pod.spec is not None and pod.spec.nodeName in load:
-                load[pod.spec.nodeName] += 1
-        return min(load, key=lambda node: load[node])
 
     async def _wait(self, pod: Pod, enough: Callable[[Pod | None], bool]) -> Pod | None:
         """Wait until `enough` is true of the pod, or of None when it is gone; LabError with the kubelet's last word."""

@@ -21,6 +21,7 @@ from cni.conf import EXECUTABLE
 from k8sovs import logs
 from k8sovs.kubernetes import Kubernetes, KubernetesError, Namespace
 from k8sovs.lab import cluster, control, openvswitch, runtime, topology
+from k8sovs.lab.controllers.loop import CONTROLLER_MANAGER, SCHEDULER, ControllerLoop
 from k8sovs.lab.daemon import Daemon
 from k8sovs.lab.forward import Forward
 from k8sovs.lab.kubelet import Kubelet
@@ -132,6 +133,8 @@ class Supervisor:
         for node in lab.all_nodes():
             kubelet = self._kubelets[node.name] = Kubelet(lab, node, kubernetes, self._journal)
             tasks.create_task(kubelet.run(), name=f"kubelet-{node.name}")
+        controllers = ControllerLoop(kubernetes, CONTROLLER_MANAGER + SCHEDULER)
+        tasks.create_task(controllers.run(), name="controllers")
         for daemon in cluster.controllers(lab):
             await self._launch(daemon)
         for node in lab.all_nodes():

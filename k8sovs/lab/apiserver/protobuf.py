@@ -7,10 +7,11 @@ those of k8s.io/api and k8s.io/apimachinery, `generated.proto`.
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum
-from typing import Final, TypeAlias
+from typing import Any, Final, TypeAlias
 
 from k8sovs.lab.apiserver.documents import Document
 from k8sovs.lab.apiserver.errors import bad_request, unsupported_media_type
@@ -28,7 +29,10 @@ class _Form(Enum):
 
     TEXT = "text"
     BYTES = "bytes"
+    NUMBER = "a varint"
     PAIRS = "a map from string to string: messages with key 1 and value 2"
+    SECRETS = "likewise, with bytes as values: base64 in JSON"
+    NUMBER_OR_NAME = "an IntOrString: its type 1, 0 for a number 2, 1 for a string 3"
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +40,8 @@ class _Field:
     name: str
     form: _Form | Mapping[int, _Field]
     repeated: bool = False
+    zero_counts: bool = False
+    """0 is written, not left out: in Go the field is a pointer"""
 
 
 _Message: TypeAlias = Mapping[int, _Field]
@@ -49,11 +55,58 @@ _METADATA: Final[_Message] = {
     14: _Field("finalizers", _Form.TEXT, repeated=True),
 }
 _METADATA_ONLY: Final[_Message] = {1: _Field("metadata", _METADATA)}
+_SERVICE_SPEC: Final[_Message] = {
+    1: _Field(
+        "ports",
+        {
+            1: _Field("name", _Form.TEXT),
+            2: _Field("protocol", _Form.TEXT),
+            3: _Field("port", _Form.NUMBER),
+            4: _Field("targetPort", _Form.NUMBER_OR_NAME),
+            5: _Field("nodePort", _Form.NUMBER),
+        },
+        repeated=True,
+    ),
+    2: _Field("selector", _Form.PAIRS),
+    3: _Field("clusterIP", _Form.TEXT),
+    4: _Field("type", _Form.TEXT),
+    10: _Field("externalName", _Form.TEXT),
+}
+_CONTAINER: Final[_Message] = {
+    1: _Field("name", _Form.TEXT),
+    2: _Field("image", _Form.TEXT),
+    3: _Field("command", _Form.TEXT, repeated=True),
+    4: _Field("args", _Form.TEXT, repeated=True),
+    6: _Field(
+        "ports",
+        {
+            1: _Field("name", _Form.TEXT),
+            3: _Field("containerPort", _Form.NUMBER),
+            4: _Field("protocol", _Form.TEXT),
+        },
+        repeated=True,
+    ),
+}
+_DEPLOYMENT_SPEC: Final[_Message] = {
+    1: _Field("replicas", _Form.NUMBER, zero_counts=True),
+    2: _Field("selector", {1: _Field("matchLabels", _Form.PAIRS)}),
+    3: _Field("template", {**_METADATA_ONLY, 2: _Field("spec", {2: _Field("containers", _CONTAINER, repeated=True)})}),
+}
 _MESSAGES: Final[Mapping[tuple[str, str], _Message]] = {
     ("v1", "Namespace"): _METADATA_ONLY,
     ("v1", "ServiceAccount"): _METADATA_ONLY,
     ("v1", "ConfigMap"): {**_METADATA_ONLY, 2: _Field("data", _Form.PAIRS)},
+    ("v1", "Secret"): {**_METADATA_ONLY, 2: _Field("data", _Form.SECRETS), 3: _Field("type", _Form.TEXT)},
+    ("v1", "Service"): {**_METADATA_ONLY, 2: _Field("spec", _SERVICE_SPEC)},
+    ("apps/v1", "Deployment"): {**_METADATA_ONLY, 2: _Field("spec", _DEPLOYMENT_SPEC)},
 }
+_INT_OR_STRING: Final[_Message] = {
+    1: _Field("type", _Form.NUMBER),
+    2: _Field("number", _Form.NUMBER),
+    3: _Field("string", _Form.TEXT),
+}
+_TEXT_VALUE: Final[_Message] = {1: _Field("key", _Form.TEXT), 2: _Field("value", _Form.TEXT)}
+_BYTES_VALUE: Final[_Message] = {1: _Field("key", _Form.TEXT), 2: _Field("value", _Form.BYTES)}
 _UNKNOWN: Final[_Message] = {
     1: _Field("typeMeta", {1: _Field("apiVersion", _Form.TEXT), 2: _Field("kind", _Form.TEXT)}),
     2: _Field("raw", _Form.BYTES),
@@ -87,36 +140,53 @@ def _decode(data: memoryview, message: _Message) -> Document:
         if field is None:
             continue
         decoded = _value(field, value)
-        if field.form is _Form.PAIRS:
+        if field.form in (_Form.PAIRS, _Form.SECRETS):
             document.setdefault(field.name, {}).update(decoded)
         elif field.repeated:
             document.setdefault(field.name, []).append(decoded)
-        elif decoded:
+        elif decoded or field.zero_counts:
             document[field.name] = decoded
     return document
 
 
-def _value(field: _Field, value: bytes) -> object:
+def _value(field: _Field, value: bytes | int) -> Any:  # noqa: ANN401 - what JSON can hold
     match field.form:
+        case _Form.NUMBER if isinstance(value, int):
+            return value
+        case _ if isinstance(value, int):
+            raise IndexError(f"a number for {field.name}")
+        case _Form.NUMBER:
+            raise IndexError(f"no number for {field.name}")
         case _Form.TEXT:
             return value.decode()
         case _Form.BYTES:
             return value
         case _Form.PAIRS:
-            parts = dict(_fields(memoryview(value)))
-            return {parts.get(1, b"").decode(): parts.get(2, b"").decode()}
+            return _decode_pair(value, _TEXT_VALUE)
+        case _Form.SECRETS:
+            pair = _decode_pair(value, _BYTES_VALUE)
+            return {name: base64.b64encode(secret or b"").decode() for name, secret in pair.items()}
+        case _Form.NUMBER_OR_NAME:
+            given = _decode(memoryview(value), _INT_OR_STRING)
+            return given.get("string" if given.get("type") else "number")
         case message:
             return _decode(memoryview(value), message)
 
 
-def _fields(data: memoryview) -> Iterator[tuple[int, bytes]]:
-    """Number and value of each length-delimited field; the other wire types are stepped over."""
+def _decode_pair(data: bytes, message: _Message) -> Document:
+    pair = _decode(memoryview(data), message)
+    return {pair.get("key", ""): pair.get("value", "")}
+
+
+def _fields(data: memoryview) -> Iterator[tuple[int, bytes | int]]:
+    """Number and value of each field; the wire types of fixed length are stepped over."""
     position = 0
     while position < len(data):
         tag, position = _varint(data, position)
         match tag & 7:
             case 0:
-                _, position = _varint(data, position)
+                number, position = _varint(data, position)
+                yield tag >> 3, number
             case 1:
                 position += 8
             case 2:

@@ -78,6 +78,10 @@ class Registry:
             raise errors.not_found(resource.plural, resource.group, key.name)
         return stored
 
+    def has(self, resource: Resource, key: Key) -> bool:
+        """Whether there is such an object."""
+        return self.store.get(resource, key) is not None
+
     def create(self, resource: Resource, namespace: str, body: Document, *, dry_run: bool = False) -> Stored:
         """Add an object. ApiError: the name is taken, the namespace is not there or is going, a rule is broken."""
         made = self._prepared(resource, namespace, body)

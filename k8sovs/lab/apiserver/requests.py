@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Final
 
 import yaml
 from aiohttp import web
@@ -15,6 +16,9 @@ from k8sovs.lab.apiserver.registry import DeleteOptions
 from k8sovs.lab.apiserver.resources import Resource
 from k8sovs.lab.apiserver.selectors import Predicate, matches_fields, matches_labels
 from k8sovs.lab.apiserver.store import Key
+
+SERVER_SIDE_APPLY: Final = "application/apply-patch+yaml"
+"""Merged in like a strategic patch. Who owns a field is not kept: nothing conflicts, and nothing is taken away."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,5 +153,8 @@ def patcher(content_type: str, content: bytes) -> Callable[[Document], Document]
         case "application/strategic-merge-patch+json":
             strategic = _parse(content)
             return lambda document: patch.strategic(document, strategic)
+        case _ if content_type == SERVER_SIDE_APPLY:
+            applied = _parse(content, is_yaml=True)
+            return lambda document: patch.strategic(document, applied)
         case _:
             raise errors.unsupported_media_type(content_type)

@@ -63,6 +63,8 @@ class Resource:
         }
         if name == "binding":
             entry |= {"kind": "Binding", "verbs": ["create"]}
+        elif name == "scale":
+            entry |= {"group": "autoscaling", "version": "v1", "kind": "Scale"}
         return entry
 
 
@@ -100,6 +102,26 @@ SERVICES: Final = Resource(
 )
 EVENTS: Final = Resource("", "v1", "Event", "events", short_names=("ev",))
 ENDPOINT_SLICES: Final = Resource("discovery.k8s.io", "v1", "EndpointSlice", "endpointslices", counts_generations=True)
+DEPLOYMENTS: Final = Resource(
+    "apps",
+    "v1",
+    "Deployment",
+    "deployments",
+    short_names=("deploy",),
+    categories=("all",),
+    subresources=("scale", "status"),
+    counts_generations=True,
+)
+REPLICA_SETS: Final = Resource(
+    "apps",
+    "v1",
+    "ReplicaSet",
+    "replicasets",
+    short_names=("rs",),
+    categories=("all",),
+    subresources=("scale", "status"),
+    counts_generations=True,
+)
 
 RESOURCES: Final = (
     NAMESPACES,
@@ -110,6 +132,8 @@ RESOURCES: Final = (
     Resource("", "v1", "ConfigMap", "configmaps", short_names=("cm",)),
     Resource("", "v1", "Secret", "secrets"),
     Resource("", "v1", "ServiceAccount", "serviceaccounts", short_names=("sa",), answers_deletion_with_object=True),
+    DEPLOYMENTS,
+    REPLICA_SETS,
     ENDPOINT_SLICES,
     Resource("coordination.k8s.io", "v1", "Lease", "leases"),
 )

@@ -18,6 +18,7 @@ from k8sovs.lab.apiserver.documents import Document, encode, text
 from k8sovs.lab.apiserver.errors import ApiError
 from k8sovs.lab.apiserver.registry import Registry
 from k8sovs.lab.apiserver.requests import (
+    SERVER_SIDE_APPLY,
     Target,
     check_kind,
     is_dry_run,
@@ -31,6 +32,7 @@ from k8sovs.lab.apiserver.requests import (
     wants_table,
 )
 from k8sovs.lab.apiserver.resources import NODES
+from k8sovs.lab.apiserver.scale import scale_of, scaled
 from k8sovs.lab.apiserver.store import Key, Stored
 from k8sovs.lab.apiserver.watch import Watch, WatchOptions
 from k8sovs.logs import get_logger
@@ -131,6 +133,10 @@ class ApiServer:
                 return await self._replace(request, target)
             case "PATCH", True, "" | "status":
                 return await self._patch(request, target)
+            case "GET", True, "scale":
+                return _json(scale_of(self._registry.get(target.resource, target.key).body))
+            case "PUT" | "PATCH", True, "scale":
+                return await self._scale(request, target)
             case "DELETE", True, "":
                 return await self._delete(request, target)
             case "DELETE", False, _:
@@ -224,10 +230,27 @@ class ApiServer:
 
     async def _patch(self, request: web.Request, target: Target) -> web.Response:
         change = patcher(request.content_type, await request.read())
+        if request.content_type == SERVER_SIDE_APPLY and not self._registry.has(target.resource, target.key):
+            # What is applied on the server comes into being by it.
+            body = change({"metadata": {"name": target.name}})
+            check_kind(body, target.resource)
+            made = self._registry.create(target.resource, target.namespace, body, dry_run=is_dry_run(request))
+            return self._one(request, target, made, 201)
         stored = self._registry.patch(
             target.resource, target.key, change, target.subresource, dry_run=is_dry_run(request)
         )
         return self._one(request, target, stored)
+
+    async def _scale(self, request: web.Request, target: Target) -> web.Response:
+        if request.method == "PUT":
+            given = await read_body(request)
+        else:
+            change = patcher(request.content_type, await request.read())
+            given = change(scale_of(self._registry.get(target.resource, target.key).body))
+        stored = self._registry.patch(
+            target.resource, target.key, lambda body: scaled(body, given), dry_run=is_dry_run(request)
+        )
+        return _json(scale_of(stored.body))
 
     async def _delete(self, request: web.Request, target: Target) -> web.Response:
         options = await read_delete_options(request)

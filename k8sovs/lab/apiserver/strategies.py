@@ -10,7 +10,15 @@ from typing import Final
 
 from k8sovs.lab.apiserver.documents import Document, entries, section, text
 from k8sovs.lab.apiserver.errors import Cause, bad_request
-from k8sovs.lab.apiserver.resources import NAMESPACES, NODES, PODS, SERVICES, Resource
+from k8sovs.lab.apiserver.resources import (
+    DEPLOYMENTS,
+    NAMESPACES,
+    NODES,
+    PODS,
+    REPLICA_SETS,
+    SERVICES,
+    Resource,
+)
 
 _SUBDOMAIN_RULE: Final = "[a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*"
 _LABEL_RULE: Final = "[a-z0-9]([-a-z0-9]*[a-z0-9])?"
@@ -30,6 +38,10 @@ def apply_defaults(resource: Resource, body: Document) -> None:
         _default_service(body)
     elif resource is NODES:
         body["spec"] = section(body, "spec")
+    elif resource in (DEPLOYMENTS, REPLICA_SETS):
+        spec = body["spec"] = section(body, "spec")
+        spec.setdefault("replicas", 1)
+        _default_pod(section(spec, "template"))
 
 
 def first_status(resource: Resource, given: Document) -> Document:
@@ -40,6 +52,8 @@ def first_status(resource: Resource, given: Document) -> Document:
         return {"phase": "Pending", "qosClass": "BestEffort"}
     if resource is SERVICES:
         return {"loadBalancer": {}}
+    if resource is REPLICA_SETS:
+        return {"replicas": 0}
     return given if resource is NODES else {}
 
 
@@ -104,6 +118,27 @@ def faults(resource: Resource, body: Document) -> list[Cause]:
         found.append(Cause("FieldValueRequired", "Required value", "spec.containers"))
     if resource is SERVICES and not entries(body, "spec", "ports") and not _portless(body):
         found.append(Cause("FieldValueRequired", "Required value", "spec.ports"))
+    if resource in (DEPLOYMENTS, REPLICA_SETS):
+        found += _workload_faults(body)
+    return found
+
+
+def _workload_faults(body: Document) -> list[Cause]:
+    spec = section(body, "spec")
+    found = []
+    if not entries(spec, "template", "spec", "containers"):
+        found.append(Cause("FieldValueRequired", "Required value", "spec.template.spec.containers"))
+    replicas = spec.get("replicas", 1)
+    if not isinstance(replicas, int) or replicas < 0:
+        found.append(
+            Cause("FieldValueInvalid", f"Invalid value: {replicas}: must be a number, 0 or more", "spec.replicas")
+        )
+    wanted, given = section(spec, "selector", "matchLabels"), section(spec, "template", "metadata", "labels")
+    if not wanted:
+        found.append(Cause("FieldValueRequired", "Required value", "spec.selector"))
+    elif any(given.get(name) != value for name, value in wanted.items()):
+        why = "Invalid value: `selector` does not match template `labels`"
+        found.append(Cause("FieldValueInvalid", why, "spec.template.metadata.labels"))
     return found
 
 

@@ -8,7 +8,17 @@ from datetime import UTC, datetime
 from typing import Final
 
 from k8sovs.lab.apiserver.documents import Document, entries, section, text, words
-from k8sovs.lab.apiserver.resources import ENDPOINT_SLICES, EVENTS, NAMESPACES, NODES, PODS, SERVICES, Resource
+from k8sovs.lab.apiserver.resources import (
+    DEPLOYMENTS,
+    ENDPOINT_SLICES,
+    EVENTS,
+    NAMESPACES,
+    NODES,
+    PODS,
+    REPLICA_SETS,
+    SERVICES,
+    Resource,
+)
 from k8sovs.lab.apiserver.store import Stored
 
 _NONE: Final = "<none>"
@@ -154,6 +164,15 @@ def _selector(service: Document, _: datetime) -> str:
     return ",".join(f"{name}={value}" for name, value in sorted(selector.items())) or _NONE
 
 
+def _number(*path: str) -> Callable[[Document, datetime], object]:
+    return lambda document, _: section(document, *path[:-1]).get(path[-1], 0)
+
+
+def _deployment_ready(deployment: Document, _: datetime) -> str:
+    ready = section(deployment, "status").get("readyReplicas", 0)
+    return f"{ready}/{section(deployment, 'spec').get('replicas', 0)}"
+
+
 def _slice_ports(endpoint_slice: Document, _: datetime) -> str:
     return ",".join(str(port.get("port")) for port in entries(endpoint_slice, "ports")) or "<unset>"
 
@@ -216,6 +235,20 @@ _COLUMNS: Final[Mapping[Resource, tuple[Column, ...]]] = {
         Column("Port(s)", _service_ports),
         _AGE,
         Column("Selector", _selector, wide=True),
+    ),
+    DEPLOYMENTS: (
+        _NAME,
+        Column("Ready", _deployment_ready),
+        Column("Up-to-date", _number("status", "updatedReplicas")),
+        Column("Available", _number("status", "availableReplicas")),
+        _AGE,
+    ),
+    REPLICA_SETS: (
+        _NAME,
+        Column("Desired", _number("spec", "replicas")),
+        Column("Current", _number("status", "replicas")),
+        Column("Ready", _number("status", "readyReplicas")),
+        _AGE,
     ),
     ENDPOINT_SLICES: (
         _NAME,
