@@ -8,9 +8,20 @@ import os
 import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from k8sovs.lab.layout import DEFAULT_NAME, OWNER_VARIABLE, Datapath, Lab, LabError, LabMode, directory_of, load
+from k8sovs.lab.layout import (
+    ASSETS_VARIABLE,
+    DEFAULT_NAME,
+    OWNER_VARIABLE,
+    Datapath,
+    Lab,
+    LabError,
+    LabMode,
+    directory_of,
+    load,
+)
 
 Handler = Callable[[argparse.Namespace], int]
 
@@ -88,7 +99,9 @@ def _reporting(handler: Handler) -> Handler:
 def _up(arguments: argparse.Namespace) -> int:
     from k8sovs.lab.launch import up
 
-    lab = Lab(arguments.name, arguments.nodes, LabMode(arguments.mode), Datapath(arguments.datapath))
+    given = os.environ.get(ASSETS_VARIABLE)
+    assets = Path(given).absolute() if given else None
+    lab = Lab(arguments.name, arguments.nodes, LabMode(arguments.mode), Datapath(arguments.datapath), assets)
     up(lab, lambda text: print(f"lab: {text}", file=sys.stderr, flush=True))
     return 0
 

@@ -7,6 +7,8 @@ imports it. The watch loop is ours, see `watch`.
 from k8sovs.kubernetes.client import Kubernetes, PatchKind
 from k8sovs.kubernetes.errors import AlreadyExists, Conflict, KubernetesError, KubernetesUnavailable, NotFound
 from k8sovs.kubernetes.objects import (
+    ClusterRole,
+    ClusterRoleBinding,
     ConfigMap,
     Deployment,
     EndpointSlice,
@@ -32,6 +34,8 @@ from k8sovs.kubernetes.watch import Gone, Listed, Put, Statistics
 
 __all__ = [
     "AlreadyExists",
+    "ClusterRole",
+    "ClusterRoleBinding",
     "ConfigMap",
     "Conflict",
     "Deployment",

@@ -20,7 +20,9 @@ from k8sovs.kubernetes.objects import (
     ObjectMeta,
     Pod,
     Resource,
+    ServiceAccount,
     decode,
+    decode_token,
     encode,
     key_of,
     metadata_of,
@@ -166,6 +168,13 @@ class Kubernetes:
         body = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}, "spec": {"finalizers": []}}
         path = path_of(Namespace, None, namespace, "finalize")
         await self._transport.call("PUT", path, content=msgspec.json.encode(body))
+
+    async def create_token(self, namespace: str, account: str, lifetime_s: int = 365 * 86400) -> str:
+        """A token that says that one is this service account. NotFound, KubernetesError."""
+        body = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest"}
+        path = path_of(ServiceAccount, namespace, account, "token")
+        content = msgspec.json.encode({**body, "spec": {"expirationSeconds": lifetime_s}})
+        return decode_token(await self._transport.call("POST", path, content=content))
 
     async def create_event(
         self, namespace: str, involved: Resource, reason: str, message: str, component: str, *, warning: bool = True

@@ -16,10 +16,13 @@ from lightkube.resources.apps_v1 import Deployment, ReplicaSet
 from lightkube.resources.coordination_v1 import Lease
 from lightkube.resources.core_v1 import ConfigMap, Event, Namespace, Node, Pod, Secret, Service, ServiceAccount
 from lightkube.resources.discovery_v1 import EndpointSlice
+from lightkube.resources.rbac_authorization_v1 import ClusterRole, ClusterRoleBinding
 
 from k8sovs.kubernetes.errors import UNDECODABLE, Unreadable
 
 __all__ = [
+    "ClusterRole",
+    "ClusterRoleBinding",
     "ConfigMap",
     "Deployment",
     "EndpointSlice",
@@ -39,6 +42,7 @@ __all__ = [
     "Service",
     "ServiceAccount",
     "decode",
+    "decode_token",
     "encode",
     "from_document",
     "key_of",
@@ -143,6 +147,22 @@ def read_metadata(content: bytes | msgspec.Raw) -> Metadata:
         return msgspec.json.decode(content, type=_Envelope).metadata
     except UNDECODABLE as error:
         raise Unreadable(f"what the API sent is no object: {error}") from error
+
+
+class _TokenStatus(msgspec.Struct):
+    token: str
+
+
+class _TokenRequest(msgspec.Struct):
+    status: _TokenStatus
+
+
+def decode_token(content: bytes) -> str:
+    """The token in the answer to a TokenRequest. Unreadable: there is none."""
+    try:
+        return msgspec.json.decode(content, type=_TokenRequest).status.token
+    except UNDECODABLE as error:
+        raise Unreadable(f"what the API sent has no token: {error}") from error
 
 
 def decode(content: bytes | msgspec.Raw, resource: type[T]) -> T:

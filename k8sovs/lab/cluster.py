@@ -8,11 +8,13 @@ import json
 import sys
 import urllib.error
 import urllib.request
+from collections.abc import Mapping
 from pathlib import Path
 
 from k8sovs.lab import openvswitch
 from k8sovs.lab.daemon import Daemon
 from k8sovs.lab.layout import (
+    API_ETCD_PORT,
     API_PORT,
     CONTROL_ADDRESS,
     CONTROLLERS,
@@ -25,11 +27,12 @@ from k8sovs.lab.layout import (
     NodeLayout,
 )
 from k8sovs.lab.netns import inside
+from k8sovs.lab.pki import Pki
+from k8sovs.lab.realserver import RealServer
 from k8sovs.records import Keys
 
 _HTTP_TIMEOUT_S = 5.0
 ETCD_URL = f"http://{CONTROL_ADDRESS}:{ETCD_PORT}"
-API_URL = f"http://{CONTROL_ADDRESS}:{API_PORT}"
 
 
 def _daemon(lab: Lab, name: str, netns: str, *argv: str, **env: str) -> Daemon:
@@ -50,11 +53,33 @@ def etcd(lab: Lab) -> Daemon:
     )
 
 
-def apiserver(lab: Lab) -> Daemon:
-    """The embedded Kubernetes API."""
-    listen = f"{CONTROL_ADDRESS}:{API_PORT}"
-    argv = (sys.executable, "-m", "k8sovs.lab.apiserver", "--listen", listen)
-    return _daemon(lab, "apiserver", lab.netns("control"), *argv)
+def real_server(lab: Lab) -> RealServer | None:
+    """Kubernetes' own API server, if the lab was asked to use it."""
+    if lab.kubernetes_assets is None:
+        return None
+    pki = Pki(lab.directory / "pki")
+    return RealServer(lab.kubernetes_assets, lab.directory, pki, CONTROL_ADDRESS, API_PORT, API_ETCD_PORT)
+
+
+def api_url(lab: Lab) -> str:
+    """The Kubernetes API on the underlay."""
+    return f"{'http' if lab.kubernetes_assets is None else 'https'}://{CONTROL_ADDRESS}:{API_PORT}"
+
+
+def kubernetes(lab: Lab) -> tuple[Daemon, ...]:
+    """The Kubernetes API, in the order in which its processes are started."""
+    netns, real = lab.netns("control"), real_server(lab)
+    if real is None:
+        listen = f"{CONTROL_ADDRESS}:{API_PORT}"
+        return (_daemon(lab, "apiserver", netns, sys.executable, "-m", "k8sovs.lab.apiserver", "--listen", listen),)
+    daemons = [
+        _daemon(lab, "kubernetes-etcd", netns, *real.etcd()),
+        _daemon(lab, "apiserver", netns, *real.apiserver()),
+    ]
+    if real.manages_itself:
+        command = real.controller_manager(kubeconfig(lab, "manager"))
+        daemons.append(_daemon(lab, "controller-manager", netns, *command))
+    return tuple(daemons)
 
 
 def ovsdb(lab: Lab, node: NodeLayout) -> Daemon:
@@ -78,7 +103,7 @@ def controllers(lab: Lab) -> tuple[Daemon, ...]:
             lab.netns("control"),
             *(sys.executable, "-m", "k8sovs.cli", "controller"),
             K8SOVS_ETCD_ENDPOINTS=ETCD_URL,
-            K8SOVS_KUBECONFIG=str(inside_kubeconfig(lab)),
+            K8SOVS_KUBECONFIG=str(kubeconfig(lab, "controller")),
             K8SOVS_IDENTITY=f"controller-{number}",
             K8SOVS_NETWORK=lab.network_config(),
             K8SOVS_METRICS_ADDRESS=f"127.0.0.1:{METRICS_PORT + number}",
@@ -97,7 +122,7 @@ def agent(lab: Lab, node: NodeLayout, datapath: Datapath) -> Daemon:
         K8SOVS_NODE_NAME=node.name,
         K8SOVS_NODE_ADDRESS=str(node.address),
         K8SOVS_ETCD_ENDPOINTS=ETCD_URL,
-        K8SOVS_KUBECONFIG=str(inside_kubeconfig(lab)),
+        K8SOVS_KUBECONFIG=str(kubeconfig(lab, "agent")),
         K8SOVS_OVS_RUNDIR=str(node.ovs_rundir),
         K8SOVS_CNI_SOCKET=str(node.cni_socket),
         K8SOVS_CNI_CONF_DIR=str(node.cni_conf_dir),
@@ -108,26 +133,23 @@ def agent(lab: Lab, node: NodeLayout, datapath: Datapath) -> Daemon:
     )
 
 
-def kubeconfig(lab: Lab) -> Path:
-    """The kubeconfig for the machine's own namespace."""
-    return lab.directory / "kubeconfig"
+def kubeconfig(lab: Lab, who: str = "") -> Path:
+    """The kubeconfig of `who` on the underlay: agent, controller, manager; without, a person's on this machine."""
+    return lab.directory / (f"kubeconfig-{who}" if who else "kubeconfig")
 
 
-def inside_kubeconfig(lab: Lab) -> Path:
-    """The kubeconfig for processes on the lab's underlay."""
-    return lab.directory / "kubeconfig-inside"
-
-
-def write_kubeconfig(path: Path, server: str) -> None:
-    """A kubeconfig (JSON is YAML too) for the API at `server`, which asks nobody who they are."""
+def write_kubeconfig(path: Path, server: str, pki: Pki | None, user: Mapping[str, str]) -> None:
+    """A kubeconfig (JSON is YAML too) for the API at `server`, which without a `pki` asks nobody who they are."""
+    cluster = {"server": server} | ({} if pki is None else {"certificate-authority": str(pki.authority)})
     config = {
         "apiVersion": "v1",
         "kind": "Config",
         "current-context": "lab",
-        "clusters": [{"name": "lab", "cluster": {"server": server}}],
-        "users": [{"name": "lab", "user": {}}],
+        "clusters": [{"name": "lab", "cluster": cluster}],
+        "users": [{"name": "lab", "user": user}],
         "contexts": [{"name": "lab", "context": {"cluster": "lab", "user": "lab"}}],
     }
+    path.touch(mode=0o600)
     path.write_text(json.dumps(config, indent=2) + "\n")
 
 

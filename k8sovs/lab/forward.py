@@ -40,10 +40,11 @@ class Forward:
         self._inside.shutdown(wait=False)
 
     @property
-    def url(self) -> str:
-        """Where the machine's own programs find the service."""
+    def port(self) -> int:
+        """The port of 127.0.0.1 on which the machine's own programs find the service."""
         assert self._server is not None, "used as a context manager"
-        return f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
+        found: int = self._server.sockets[0].getsockname()[1]
+        return found
 
     async def _relay(self, client_in: asyncio.StreamReader, client_out: asyncio.StreamWriter) -> None:
         with contextlib.suppress(OSError):  # whoever is cut off sees it; nobody else needs to know

@@ -20,6 +20,9 @@ NETNS_ROOT = Path("/run/netns")
 OWNER_VARIABLE = "K8SOVS_LAB_DIR"
 """Every process of a lab carries its run directory in this variable: how `down` finds them after a crash."""
 
+ASSETS_VARIABLE = "KUBEBUILDER_ASSETS"
+"""Names the directory of Kubernetes' own binaries, when a lab is to use them."""
+
 DEFAULT_NAME = "lab"
 MAX_NODES = 50
 CONTROLLERS = 2
@@ -39,6 +42,7 @@ NETWORK_NAME = "k8ssdn"
 
 ETCD_PORT = 2379
 API_PORT = 6443
+API_ETCD_PORT = 2479
 METRICS_PORT = 9441
 
 _NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,18}[a-z0-9])?")
@@ -111,12 +115,16 @@ class Lab:
     nodes: int
     mode: LabMode
     datapath: Datapath
+    kubernetes_assets: Path | None = None
+    """where `kube-apiserver` is; without, the embedded API server runs"""
 
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name):
             raise LabError(f"lab name {self.name!r}: at most 20 of a-z, 0-9 and '-', with no '-' at either end")
         if not 1 <= self.nodes <= MAX_NODES:
             raise LabError(f"{self.nodes} nodes: a lab has 1 to {MAX_NODES}")
+        if self.kubernetes_assets and not (self.kubernetes_assets / "kube-apiserver").is_file():
+            raise LabError(f"{ASSETS_VARIABLE}={self.kubernetes_assets}: there is no kube-apiserver in it")
 
     @property
     def directory(self) -> Path:
@@ -164,7 +172,7 @@ class Lab:
 
     def encode(self) -> str:
         """The lab as text, for `load`."""
-        return json.dumps(asdict(self), default=lambda value: value.value)
+        return json.dumps(asdict(self), default=lambda value: value.value if isinstance(value, Enum) else str(value))
 
 
 def route_metric(name: str) -> int:
@@ -189,4 +197,11 @@ def load(directory: Path) -> Lab:
     except FileNotFoundError:
         name = directory.name
         raise LabError(f"lab '{name}' is not up: start it with 'k8sovs lab up --name {name}'") from None
-    return Lab(fields["name"], fields["nodes"], LabMode(fields["mode"]), Datapath(fields["datapath"]))
+    assets = fields["kubernetes_assets"]
+    return Lab(
+        fields["name"],
+        fields["nodes"],
+        LabMode(fields["mode"]),
+        Datapath(fields["datapath"]),
+        Path(assets) if assets else None,
+    )

@@ -20,8 +20,14 @@ from typing import Any
 from cni.conf import EXECUTABLE
 from k8sovs import logs
 from k8sovs.kubernetes import Kubernetes, KubernetesError, Namespace
-from k8sovs.lab import cluster, control, openvswitch, runtime, topology
-from k8sovs.lab.controllers.loop import CONTROLLER_MANAGER, SCHEDULER, ControllerLoop
+from k8sovs.lab import cluster, control, openvswitch, pki, realserver, runtime, topology
+from k8sovs.lab.controllers.loop import (
+    CONTROLLER_MANAGER,
+    NAMESPACE_CONTROLLER,
+    SCHEDULER,
+    ControllerLoop,
+    Job,
+)
 from k8sovs.lab.daemon import Daemon
 from k8sovs.lab.forward import Forward
 from k8sovs.lab.kubelet import Kubelet
@@ -41,6 +47,7 @@ from k8sovs.lab.pods import Pods
 from k8sovs.lab.waiting import all_of, wait_until
 
 START_TIMEOUT_S = 30.0
+REAL_START_TIMEOUT_S = 90.0
 READY_TIMEOUT_S = 60.0
 
 log = logs.get_logger(__name__)
@@ -124,17 +131,16 @@ class Supervisor:
         control_netns = NETNS_ROOT / lab.netns("control")
         etcd = await stack.enter_async_context(Forward(control_netns, CONTROL_ADDRESS, ETCD_PORT))
         api = await stack.enter_async_context(Forward(control_netns, CONTROL_ADDRESS, API_PORT))
-        self._etcd_url = etcd.url
-        cluster.write_kubeconfig(cluster.kubeconfig(lab), api.url)
-        cluster.write_kubeconfig(cluster.inside_kubeconfig(lab), cluster.API_URL)
+        self._etcd_url = f"http://127.0.0.1:{etcd.port}"
+        await self._write_kubeconfigs(api.port)
         kubernetes = await stack.enter_async_context(Kubernetes(str(cluster.kubeconfig(lab))))
         nodes = [self._build_node(number) for number in range(1, lab.nodes + 1)]
         await all_of(self._start_store(), self._start_api(kubernetes), *nodes)
         for node in lab.all_nodes():
             kubelet = self._kubelets[node.name] = Kubelet(lab, node, kubernetes, self._journal)
             tasks.create_task(kubelet.run(), name=f"kubelet-{node.name}")
-        controllers = ControllerLoop(kubernetes, CONTROLLER_MANAGER + SCHEDULER)
-        tasks.create_task(controllers.run(), name="controllers")
+        for job in self._jobs():
+            tasks.create_task(ControllerLoop(kubernetes, job).run(), name=f"controllers-{job.name}")
         for daemon in cluster.controllers(lab):
             await self._launch(daemon)
         for node in lab.all_nodes():
@@ -150,17 +156,48 @@ class Supervisor:
         await wait_until(lambda: cluster.etcd_problem(self._etcd_url), timeout_s=START_TIMEOUT_S)
         self._report.progress("etcd answers")
 
+    async def _write_kubeconfigs(self, port: int) -> None:
+        """Those that need no running server; `port` is where the machine reaches it."""
+        lab, real = self._lab, cluster.real_server(self._lab)
+        outside, inside = cluster.kubeconfig(lab), cluster.api_url(lab)
+        if real is None:
+            cluster.write_kubeconfig(outside, f"http://127.0.0.1:{port}", None, {})
+            for who in realserver.ACCOUNTS:
+                cluster.write_kubeconfig(cluster.kubeconfig(lab, who), inside, None, {})
+            return
+        names = (f"IP:{real.address}", *realserver.SERVER_NAMES)
+        await asyncio.to_thread(pki.create, real.pki.directory, names)
+        admin = realserver.by_certificate(real.pki, "admin")
+        cluster.write_kubeconfig(outside, f"https://127.0.0.1:{port}", real.pki, admin)
+        cluster.write_kubeconfig(cluster.kubeconfig(lab, "manager"), inside, real.pki, admin)
+
+    def _jobs(self) -> tuple[Job, ...]:
+        """What is left to our small controllers."""
+        real = cluster.real_server(self._lab)
+        if real is None:
+            return (SCHEDULER, CONTROLLER_MANAGER)
+        return (SCHEDULER,) if real.manages_itself else (SCHEDULER, CONTROLLER_MANAGER, NAMESPACE_CONTROLLER)
+
     async def _start_api(self, kubernetes: Kubernetes) -> None:
-        await self._launch(cluster.apiserver(self._lab))
+        real = cluster.real_server(self._lab)
+        for daemon in cluster.kubernetes(self._lab):
+            await self._launch(daemon)
 
         async def problem() -> str | None:
             try:
-                await kubernetes.get(Namespace, "default")
+                await kubernetes.get(Namespace, "kube-system")
+                if real is not None:
+                    await realserver.install_roles(kubernetes)
             except KubernetesError as error:
                 return f"the API server does not answer: {error}{self._said('apiserver')}"
             return None
 
-        await wait_until(problem, timeout_s=START_TIMEOUT_S)
+        await wait_until(problem, timeout_s=START_TIMEOUT_S if real is None else REAL_START_TIMEOUT_S)
+        if real is not None:
+            for who, account in realserver.ACCOUNTS.items():
+                user = await realserver.by_token(kubernetes, account)
+                path = cluster.kubeconfig(self._lab, who)
+                cluster.write_kubeconfig(path, cluster.api_url(self._lab), real.pki, user)
         self._report.progress("the Kubernetes API answers")
 
     async def _build_node(self, number: int) -> None:

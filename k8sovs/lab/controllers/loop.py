@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
 from contextlib import aclosing
+from dataclasses import dataclass
 from typing import Final
 
 from k8sovs.kubernetes import (
@@ -17,8 +17,11 @@ from k8sovs.kubernetes import (
     KubernetesError,
     Lease,
     Listed,
+    Namespace,
+    Node,
     NotFound,
     ObjectKey,
+    Pod,
     Put,
     Resource,
     Secret,
@@ -45,9 +48,20 @@ from k8sovs.lab.controllers.world import (
 from k8sovs.logs import get_logger
 
 RETRY_S: Final = 1.0
-SCHEDULER: Final[tuple[Plan, ...]] = (scheduling.plan,)
-CONTROLLER_MANAGER: Final[tuple[Plan, ...]] = (workloads.plan, endpoints.plan, ownership.plan)
-NAMESPACE_CONTROLLER: Final[tuple[Plan, ...]] = (namespaces.plan,)
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """Plans that are carried out together, and what they have to see."""
+
+    name: str
+    watched: tuple[type[Resource], ...]
+    plans: tuple[Plan, ...]
+
+
+SCHEDULER: Final = Job("scheduler", (Namespace, Node, Pod), (scheduling.plan,))
+CONTROLLER_MANAGER: Final = Job("manager", WATCHED, (workloads.plan, endpoints.plan, ownership.plan))
+NAMESPACE_CONTROLLER: Final = Job("namespaces", WATCHED, (namespaces.plan,))
 
 _UNWATCHED: Final[tuple[type[Resource], ...]] = (ConfigMap, Event, Lease, Secret, ServiceAccount)
 """What may lie in a namespace beside the watched kinds."""
@@ -56,23 +70,23 @@ log = get_logger(__name__)
 
 
 class ControllerLoop:
-    """Some plans, carried out for ever by `run`."""
+    """A job, done for ever by `run`."""
 
-    def __init__(self, kubernetes: Kubernetes, plans: Sequence[Plan]) -> None:
+    def __init__(self, kubernetes: Kubernetes, job: Job) -> None:
         self._kubernetes = kubernetes
-        self._plans = plans
+        self._job = job
         self._objects: dict[type[Resource], dict[ObjectKey, Document]] = {}
         self._changed = asyncio.Event()
 
     async def run(self) -> None:
         """Follow the API; nothing is planned before every list has been read."""
         async with asyncio.TaskGroup() as tasks:
-            for resource in WATCHED:
+            for resource in self._job.watched:
                 tasks.create_task(self._follow(resource), name=f"controllers-{resource.__name__}")
             while True:
                 await self._changed.wait()
                 self._changed.clear()
-                if len(self._objects) == len(WATCHED) and not await self._settle():
+                if len(self._objects) == len(self._job.watched) and not await self._settle():
                     asyncio.get_running_loop().call_later(RETRY_S, self._changed.set)
 
     async def _follow(self, resource: type[Resource]) -> None:
@@ -90,7 +104,7 @@ class ControllerLoop:
     async def _settle(self) -> bool:
         """Ask every plan and carry it out; False if a write failed and has to be tried again."""
         done = True
-        for plan in self._plans:
+        for plan in self._job.plans:
             for write in list(plan(World(self._objects))):
                 try:
                     await self._carry_out(write)
