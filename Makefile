@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup demo lint test test-unit test-ovs test-cluster clean
+.PHONY: help setup demo bench lint test test-unit test-ovs test-cluster clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -9,6 +9,9 @@ setup: ## Debian packages, .venv, the CNI executable; starts no service
 
 demo: setup ## a three-node cluster on this machine, and who reaches whom
 	@scripts/demo
+
+bench: setup ## speed beside others: a table, and one JSON line
+	@scripts/bench
 
 lint: setup ## ruff, mypy, import-linter
 	@scripts/lint
