@@ -31,7 +31,10 @@ SAVE_INTERVAL_S = 1.0
 
 @dataclass(frozen=True, slots=True)
 class ClusterView:
-    """The records that concern a node: `subnets` by key, the oldest first, `tenancies` by namespace."""
+    """The records that concern a node: `subnets` by key, `tenancies` by namespace.
+
+    `subnets` has the oldest first, and is the same object in one view after another until one of them changes.
+    """
 
     config: NetworkConfig
     subnets: Mapping[str, SubnetRecord]
@@ -185,7 +188,10 @@ class ClusterSource:
             return
         folder = Keys(self._prefix, self._config.name).vnids
         tenancies = {key.removeprefix(folder): record for key, record in self._vnids.items()}
-        self.view = ClusterView(self._config, MappingProxyType(dict(self._subnets)), MappingProxyType(tenancies), live)
+        subnets: Mapping[str, SubnetRecord] = MappingProxyType(dict(self._subnets))
+        if self.view is not None and self.view.subnets == subnets:
+            subnets = self.view.subnets
+        self.view = ClusterView(self._config, subnets, MappingProxyType(tenancies), live)
         self.changed.notify()
 
     async def _keep_saved(self) -> None:

@@ -7,15 +7,15 @@ right flows, and those that were right all along are not touched: their counters
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from agent.signal import Signal
 from agent.switch import BundleRejected, Switch, SwitchDisconnected, SwitchRefused
-from flows.diff import AddFlow, difference
+from flows.desired import DesiredFlows, Part, changed_keys
+from flows.diff import AddFlow, FlowChange, difference
 from flows.flow import Flow, FlowKey, Source
 from flows.openflow.messages import MeterEntry
-from flows.pipeline import desired_flows
 from flows.snapshot import Snapshot
 from flows.tables import ARP_METER, ARP_RATE
 from k8sovs.logs import get_logger
@@ -35,10 +35,32 @@ class Demand:
 
 @dataclass(slots=True)
 class _Table:
-    """What the switch holds, as far as we know, and what it would not take."""
+    """What the switch holds, as far as we know, what it would not take, and the demand that was met last."""
 
     installed: dict[FlowKey, Flow]
     refused: dict[FlowKey, Flow] = field(default_factory=dict)
+    met: Mapping[Source, Part] | None = None
+    synced: frozenset[Source] = frozenset()
+
+    def changes(self, parts: Mapping[Source, Part], synced: frozenset[Source]) -> list[FlowChange]:
+        """What leads from here to `parts`. Only what differs from the demand that was met last is looked at."""
+        if self.met is None or self.synced != synced:
+            installed = self.installed
+            desired = {key: flow for part in parts.values() for key, flow in part.items()}
+        else:
+            keys = {key for source, part in parts.items() for key in changed_keys(self.met[source], part)}
+            installed = {key: self.installed[key] for key in keys if key in self.installed}
+            desired = {key: part[key] for part in parts.values() for key in keys if key in part}
+        wanted = {key: flow for key, flow in desired.items() if self.refused.get(key) != flow}
+        return difference(installed, wanted, synced)
+
+    def take_over(self, changes: Iterable[FlowChange]) -> None:
+        """The switch has made these changes."""
+        for change in changes:
+            if isinstance(change, AddFlow):
+                self.installed[change.flow.key] = change.flow
+            else:
+                del self.installed[change.key]
 
 
 class FlowReconciler:
@@ -47,6 +69,7 @@ class FlowReconciler:
     def __init__(self, switch: Switch, demand: Callable[[], Demand]) -> None:
         self._switch = switch
         self._demand = demand
+        self._desired = DesiredFlows()
         self._wanted = Signal()
         self._applied = Signal()
         self._applied_upto = 0
@@ -103,23 +126,17 @@ class FlowReconciler:
     async def _apply(self, table: _Table, number: int) -> None:
         """Commit the difference between what is there and what is demanded, as of request `number`."""
         demand = self._demand()
-        desired = desired_flows(demand.snapshot)
-        while True:
-            wanted = {key: flow for key, flow in desired.items() if table.refused.get(key) != flow}
-            changes = difference(table.installed, wanted, demand.synced)
-            if not changes:
-                break
+        parts = self._desired.parts(demand.snapshot)
+        while changes := table.changes(parts, demand.synced):
             try:
                 await self._switch.commit(changes)
             except BundleRejected as rejected:
                 _set_aside(table, rejected)
                 continue
-            for change in changes:
-                if isinstance(change, AddFlow):
-                    table.installed[change.flow.key] = change.flow
-                else:
-                    del table.installed[change.key]
+            table.take_over(changes)
             log.debug("flows-committed", changes=len(changes), installed=len(table.installed))
+            break
+        table.met, table.synced = parts, demand.synced
         self._applied_upto = number
         self._applied.notify()
 

@@ -32,7 +32,7 @@ from agent.podlink import HOST_LINK_PREFIX
 from agent.ports import PodPorts
 from agent.preflight import clashes
 from agent.reaper import Reaper
-from agent.snapshot import Identity, peers, switch_snapshot
+from agent.snapshot import Identity, KnownPeers, switch_snapshot
 from agent.snapshot_file import SnapshotFile
 from agent.switch import Switch
 from agent.underlay import Underlay
@@ -89,7 +89,8 @@ async def _serve(settings: AgentSettings) -> None:
         await _clear_dead(ovsdb, links, reaper)
 
         switch = Switch(str(settings.ovs_rundir / f"{settings.bridge}.mgmt"))
-        flows = FlowReconciler(switch, lambda: _demand(cluster, identity, attachments))
+        known_peers = KnownPeers(identity)
+        flows = FlowReconciler(switch, lambda: _demand(cluster, identity, attachments, known_peers))
         for source in (cluster.changed, ovsdb.changes):
             source.follow(flows.request)
         ports = PodPorts(ovsdb)
@@ -104,7 +105,7 @@ async def _serve(settings: AgentSettings) -> None:
         await flows.reconcile()
         if spec.datapath is Datapath.NETDEV:
             neighbours = Neighbours(
-                links, switch, settings.ovs_rundir, cluster.changed, lambda: peers(_known(cluster), identity)
+                links, switch, settings.ovs_rundir, cluster.changed, lambda: known_peers.of(_known(cluster))
             )
             tasks.create_task(neighbours.run())
 
@@ -180,11 +181,11 @@ def _known(cluster: ClusterSource) -> ClusterView:
     return cluster.view
 
 
-def _demand(cluster: ClusterSource, identity: Identity, attachments: Attachments) -> Demand:
+def _demand(cluster: ClusterSource, identity: Identity, attachments: Attachments, known_peers: KnownPeers) -> Demand:
     view = _known(cluster)
     sources: Iterable[Source] = (Source.PIPELINE, Source.NODE, Source.ATTACHMENTS)
     return Demand(
-        snapshot=switch_snapshot(view, identity, attachments.forwarding()),
+        snapshot=switch_snapshot(view, identity, attachments.forwarding(), known_peers.of(view)),
         synced=frozenset((*sources, Source.PEERS) if view.live else sources),
     )
 

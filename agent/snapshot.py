@@ -29,8 +29,10 @@ class Identity:
         return self.subnet[1]
 
 
-def switch_snapshot(cluster: ClusterView, identity: Identity, attached: Mapping[PodAttachment, int]) -> switch.Snapshot:
-    """The input of the pipeline. `attached` are this node's attachments with their ofports."""
+def switch_snapshot(
+    cluster: ClusterView, identity: Identity, attached: Mapping[PodAttachment, int], peers: frozenset[switch.Peer]
+) -> switch.Snapshot:
+    """The input of the pipeline. `attached` are this node's attachments with their ofports, `peers` the other nodes."""
     return switch.Snapshot(
         mode=switch.Mode(cluster.config.mode.value),
         cluster_network=cluster.config.network,
@@ -40,7 +42,7 @@ def switch_snapshot(cluster: ClusterView, identity: Identity, attached: Mapping[
             switch.Attachment(ofport, attachment.address, current_tenancy(cluster, attachment))
             for attachment, ofport in attached.items()
         ),
-        peers=peers(cluster, identity),
+        peers=peers,
     )
 
 
@@ -78,6 +80,21 @@ def peers(cluster: ClusterView, identity: Identity) -> frozenset[switch.Peer]:
         if peer is not None:
             believed.setdefault(peer.subnet, peer)
     return frozenset(believed.values())
+
+
+class KnownPeers:
+    """`peers` of a node; the same object as long as no record of a subnet has changed."""
+
+    def __init__(self, identity: Identity) -> None:
+        self._identity = identity
+        self._subnets: Mapping[str, SubnetRecord] | None = None
+        self._peers: frozenset[switch.Peer] = frozenset()
+
+    def of(self, cluster: ClusterView) -> frozenset[switch.Peer]:
+        """Every other node that `cluster` tells of and that may be believed."""
+        if cluster.subnets is not self._subnets:
+            self._subnets, self._peers = cluster.subnets, peers(cluster, self._identity)
+        return self._peers
 
 
 def _peer(cluster: ClusterView, identity: Identity, record: SubnetRecord) -> switch.Peer | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum
 
 from flows.actions import Action
@@ -50,6 +50,14 @@ class FlowKey:
     table: int
     priority: int
     match: Match
+    _hash: int = field(init=False, repr=False, compare=False)
+    """Flows are looked up by their keys over and over, and the hash of a match takes longer than the rest."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_hash", hash((self.table, self.priority, self.match)))
+
+    def __hash__(self) -> int:
+        return self._hash
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
-"""The desired flows of a node: a pure function of what the node knows.
+"""The desired flows of a node: pure functions of what the node knows.
 
-`desired_flows` returns every flow that the switch should hold, each with the source of the knowledge behind it. It
-keeps no state and does no I/O: the agent compares the result with the switch (`flows.diff`) and applies what differs.
+Each function returns the flows of one thing, with the source of the knowledge behind them; `flows.desired` puts them
+together, and the agent compares the whole with the switch (`flows.diff`) and applies what differs.
 `flows.tables` has the map of the tables, `docs/pipeline.md` the reasons.
 
 Size: a pod costs 3 flows and one for each accepted VNI (two while a change is under way) and for VNI 0; a node costs
@@ -13,12 +13,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
-from itertools import chain
 
 from flows import fields
 from flows.actions import IN_PORT, Action, CopyField, Meter, Output, SetField
 from flows.fields import Field
-from flows.flow import Flow, FlowKey, Source
+from flows.flow import Flow, Source
 from flows.match import Match, Value
 from flows.snapshot import VNI_GLOBAL, Attachment, Mode, Peer, Snapshot, mac_of
 from flows.tables import (
@@ -82,23 +81,6 @@ _ARP_ANSWER = (
     SetField(fields.ARP_OP, _ARP_REPLY),
     Output(IN_PORT),
 )
-
-
-def desired_flows(snapshot: Snapshot) -> dict[FlowKey, Flow]:
-    """Every flow that the switch of this node should hold.
-
-    Should two pods or two peers lay claim to the same flow, the lowest ofport or node address has it.
-    """
-    flows = chain(
-        pipeline_flows(),
-        node_flows(snapshot),
-        chain.from_iterable(peer_flows(peer) for peer in sorted(snapshot.peers, key=_by_address)),
-        chain.from_iterable(pod_flows(pod, snapshot.mode) for pod in sorted(snapshot.attachments, key=_by_port)),
-    )
-    desired: dict[FlowKey, Flow] = {}
-    for flow in flows:
-        desired.setdefault(flow.key, flow)
-    return desired
 
 
 def pipeline_flows() -> Iterator[Flow]:
@@ -219,11 +201,3 @@ class _Rules:
 
     def goto(self, table: Table, priority: Priority, words: Words, target: Table, *actions: Action) -> Flow:
         return Flow(table.number, priority, Match.of(words), actions, target.number, self.source)
-
-
-def _by_address(peer: Peer) -> IPv4Address:
-    return peer.address
-
-
-def _by_port(pod: Attachment) -> int:
-    return pod.ofport

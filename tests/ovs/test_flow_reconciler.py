@@ -13,8 +13,8 @@ import pytest
 
 from agent.flow_reconciler import Demand, FlowReconciler
 from agent.switch import Switch
+from flows.desired import desired_flows
 from flows.flow import Source
-from flows.pipeline import desired_flows
 from flows.snapshot import Attachment, Mode, Node, Peer, Snapshot, Tenancy
 from flows.text import flow_text
 from tests.support.openvswitch import OpenVswitch
@@ -109,6 +109,17 @@ async def test_the_switch_has_what_is_demanded_when_reconcile_returns(bridge: Op
         await reconciler.reconcile()
         assert installed(bridge) == expected(bridge, wishes.snapshot)
         assert reconciler.current
+
+
+async def test_each_of_many_changes_leaves_exactly_what_is_demanded_then(bridge: OpenVswitch) -> None:
+    moved = replace(POD, tenancy=Tenancy(11, frozenset({10, 11})))
+    successor = replace(PEER, address=IPv4Address("192.0.2.13"))
+    wishes = Wishes(EMPTY)
+    async with reconciled(bridge, wishes) as reconciler:
+        for pods, peers in (({POD}, {PEER}), ({moved, OTHER_POD}, {PEER}), ({moved}, {successor}), (set(), {PEER})):
+            wishes.snapshot = replace(EMPTY, attachments=frozenset(pods), peers=frozenset(peers))
+            await reconciler.reconcile()
+            assert installed(bridge) == expected(bridge, wishes.snapshot)
 
 
 async def test_flows_that_stay_are_not_touched(bridge: OpenVswitch) -> None:

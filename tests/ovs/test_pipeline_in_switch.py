@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given, settings
 
 from agent.switch import Switch
+from flows.desired import desired_flows
 from flows.diff import difference
 from flows.flow import Flow, FlowKey, Source
 from flows.openflow import MeterEntry
-from flows.pipeline import desired_flows
 from flows.snapshot import Mode, Tenancy
 from flows.tables import ARP_METER, ARP_RATE
 from tests.support.openvswitch import OpenVswitch

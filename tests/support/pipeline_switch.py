@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from flows.pipeline import desired_flows
+from flows.desired import desired_flows
 from flows.tables import ARP_METER, ARP_RATE, FIRST_POD_PORT, TUN_PORT, VXLAN_PORT
 from flows.text import flow_text
 from tests.support.openvswitch import OpenVswitch

@@ -5,7 +5,7 @@ import pytest
 
 from agent.attachment import PodAttachment
 from agent.cluster import ClusterView
-from agent.snapshot import FLAT, Identity, current_tenancy, peers, switch_snapshot, tenancy_of
+from agent.snapshot import FLAT, Identity, KnownPeers, current_tenancy, peers, switch_snapshot, tenancy_of
 from cni.request import AttachmentKey, PodIdentity
 from flows.snapshot import Attachment, Node, Peer, Tenancy
 from k8sovs.records import Mode, NetworkConfig, SubnetRecord, VnidRecord
@@ -45,7 +45,7 @@ def test_the_switch_is_told_of_the_node_its_pods_and_its_peers() -> None:
     cluster = view(
         ("node1", "192.0.2.11", "172.11.0.0/22"), ("node2", "192.0.2.12", "172.11.4.0/22"), tenancies={"red": MOVED}
     )
-    told = switch_snapshot(cluster, IDENTITY, {POD: 256})
+    told = switch_snapshot(cluster, IDENTITY, {POD: 256}, peers(cluster, IDENTITY))
     assert told.node == Node(IDENTITY.address, IDENTITY.subnet, IDENTITY.gateway, 4789)
     assert told.attachments == {Attachment(256, POD.address, Tenancy(11, frozenset({10, 11})))}
     assert told.peers == {Peer(IPv4Address("192.0.2.12"), IPv4Network("172.11.4.0/22"))}
@@ -71,6 +71,14 @@ def test_not_every_record_makes_a_peer(record: tuple[str, str, str | None], why:
 def test_of_two_claims_to_a_subnet_the_older_one_is_believed() -> None:
     old, new = ("node3", "192.0.2.13", "172.11.4.0/22"), ("node2", "192.0.2.12", "172.11.4.0/22")
     assert peers(view(old, new), IDENTITY) == {Peer(IPv4Address("192.0.2.13"), IPv4Network("172.11.4.0/22"))}
+
+
+def test_the_peers_are_the_same_object_until_a_subnet_changes() -> None:
+    first = view(("node2", "192.0.2.12", "172.11.4.0/22"))
+    second = view(("node2", "192.0.2.12", "172.11.8.0/22"))
+    known = KnownPeers(IDENTITY)
+    assert known.of(first) is known.of(replace(first, tenancies={"red": MOVED}))
+    assert known.of(second) == peers(second, IDENTITY)
 
 
 def test_the_record_of_the_namespace_is_in_force() -> None:

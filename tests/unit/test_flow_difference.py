@@ -10,10 +10,10 @@ from hypothesis import given, settings
 
 from flows import fields
 from flows.actions import Output
+from flows.desired import desired_flows
 from flows.diff import AddFlow, DeleteFlow, FlowChange, difference
 from flows.flow import Flow, FlowKey, Source
 from flows.match import Match
-from flows.pipeline import desired_flows
 from flows.snapshot import Mode
 from tests.support.worlds import Pod, World, tenant, worlds
 

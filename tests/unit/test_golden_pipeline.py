@@ -8,7 +8,7 @@ from __future__ import annotations
 from ipaddress import IPv4Address
 from pathlib import Path
 
-from flows.pipeline import desired_flows
+from flows.desired import desired_flows
 from flows.snapshot import Mode, Tenancy
 from flows.tables import RULE_VERSION, TABLES
 from flows.text import flow_text

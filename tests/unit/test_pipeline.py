@@ -11,9 +11,10 @@ from hypothesis import given, settings
 
 from flows import fields
 from flows.actions import SetField
+from flows.desired import desired_flows
 from flows.flow import Flow, Source
 from flows.match import Match
-from flows.pipeline import desired_flows, peer_flows, pod_flows
+from flows.pipeline import peer_flows, pod_flows
 from flows.snapshot import Attachment, Mode, Peer, Tenancy
 from flows.tables import ASKER, DELIVER, POD_IN, SOURCE_VNI, TABLES, TO_NODE, Priority
 from tests.support.worlds import Pod, World, gateway_of, node_address, subnet_of, tenant, worlds

@@ -1,0 +1,47 @@
+"""Desired flows of one snapshot after another: the same as if each were the first, and nothing made twice."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from flows.desired import DesiredFlows, changed_keys, desired_flows
+from flows.flow import Source
+from flows.snapshot import Mode
+from tests.support.worlds import Pod, World, tenant, worlds
+
+SNAPSHOT = World(Mode.MULTITENANT, 3, (Pod(0, 0, tenant(10)), Pod(0, 1, tenant(11)))).snapshot(0)
+FEWER_PODS = replace(SNAPSHOT, attachments=frozenset(sorted(SNAPSHOT.attachments, key=lambda pod: pod.ofport)[:1]))
+
+
+@settings(max_examples=40, deadline=None, database=None)
+@given(st.lists(worlds(), min_size=1, max_size=5))
+def test_what_came_before_makes_no_difference(history: list[World]) -> None:
+    desired = DesiredFlows()
+    for world in history:
+        parts = desired.parts(world.snapshot(0))
+        assert {key: flow for part in parts.values() for key, flow in part.items()} == desired_flows(world.snapshot(0))
+        assert all(flow.source is source for source, part in parts.items() for flow in part.values())
+
+
+def test_a_part_whose_input_stays_is_the_same_object() -> None:
+    desired = DesiredFlows()
+    before, after = desired.parts(SNAPSHOT), desired.parts(FEWER_PODS)
+    assert [source for source in Source if before[source] is not after[source]] == [Source.ATTACHMENTS]
+
+
+def test_the_flows_of_a_pod_that_stays_are_the_same_objects() -> None:
+    desired = DesiredFlows()
+    few, many = desired.parts(FEWER_PODS)[Source.ATTACHMENTS], desired.parts(SNAPSHOT)[Source.ATTACHMENTS]
+    assert few.keys() < many.keys()
+    assert changed_keys(few, many) == many.keys() - few.keys()
+
+
+def test_a_flow_that_comes_goes_or_changes_is_a_changed_key() -> None:
+    flows = list(desired_flows(SNAPSHOT).values())
+    stays, goes, comes, changes = flows[:4]
+    before = {flow.key: flow for flow in (stays, goes, changes)}
+    after = {flow.key: flow for flow in (stays, comes, replace(changes, goto=0))}
+    assert changed_keys(before, after) == {goes.key, comes.key, changes.key}
