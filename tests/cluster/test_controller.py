@@ -37,8 +37,9 @@ def put_node(site: Site, name: str, address: str) -> None:
     if not exists:
         node = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": name}}
         site.api.kubectl("create", "--validate=false", "-f", "-", stdin=json.dumps(node))
-    status = {"status": {"addresses": [{"type": "InternalIP", "address": address}]}}
-    site.api.kubectl("patch", "node", name, "--subresource=status", "--type=merge", "-p", json.dumps(status))
+    known = json.loads(site.api.kubectl("get", "node", name, "-o", "json"))
+    known["status"] = {"addresses": [{"type": "InternalIP", "address": address}]}
+    site.api.kubectl("replace", "--raw", f"/api/v1/nodes/{name}/status", "-f", "-", stdin=json.dumps(known))
 
 
 def test_a_first_start_writes_the_network_and_gives_every_namespace_an_id(site: Site) -> None:
