@@ -2,8 +2,8 @@
 
 ADD, in order: the tenancy of the namespace; a free address; the veth pair, its end in the pod's namespace; the port
 on the switch with everything worth remembering of the pod (one OVSDB transaction for all pods of a burst); the flows
-(one bundle for all). It answers when the switch has committed them, so the pod can send at once. Whatever fails
-undoes what was done before it.
+(one bundle for all); its bandwidth limits, if it has any. Then it answers: the pod can send at once.
+Whatever fails undoes what was done before it; but a limit that cannot be set keeps no pod from starting.
 
 DEL, in order: the port, and with it all that is remembered (the point of no return); the flows; the address; then it
 answers. The veth is deleted afterwards: the kernel takes its time for that, and nobody has to wait. A veth of ours
@@ -19,13 +19,16 @@ from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 
 from agent.attachment import PodAttachment
 from agent.attachments import Attachments
+from agent.bandwidth import Bandwidth
 from agent.cluster import ClusterSource
 from agent.flow_reconciler import FlowReconciler
 from agent.ipam import Leases, SubnetFull
+from agent.limits import UNLIMITED
 from agent.links import InterfaceExists, LinkError, Links, NetnsGone, PodLink, PodLinkSpec, host_link_name
 from agent.ovsdb import OvsdbError, PodPort
 from agent.ports import PodPorts
 from agent.reaper import Reaper
+from agent.shaping import Shaper
 from agent.snapshot import Identity
 from agent.tenancy import NoTenancy, wait_tenancy
 from cni.errors import CniError, ErrorCode
@@ -66,6 +69,7 @@ class Devices:
     ports: PodPorts
     flows: FlowReconciler
     reaper: Reaper
+    shaper: Shaper
 
 
 class Attacher:
@@ -76,6 +80,7 @@ class Attacher:
         identity: Identity,
         network: PodNetwork,
         cluster: ClusterSource,
+        bandwidth: Bandwidth,
         attachments: Attachments,
         leases: Leases,
         devices: Devices,
@@ -83,6 +88,7 @@ class Attacher:
         self._identity = identity
         self._network = network
         self._cluster = cluster
+        self._bandwidth = bandwidth
         self._attachments = attachments
         self._leases = leases
         self._devices = devices
@@ -103,7 +109,8 @@ class Attacher:
             raise CniError(ErrorCode.TRY_AGAIN_LATER, f"pod {pod.namespace}/{pod.name}: {error}") from error
         except SubnetFull as error:
             raise CniError(ErrorCode.SUBNET_FULL, f"pod {pod.namespace}/{pod.name}: {error}") from error
-        attachment = PodAttachment(request.key, pod, request.netns, address, tenancy)
+        limits = self._bandwidth.at_start(pod, request.conf.runtime_config)
+        attachment = PodAttachment(request.key, pod, request.netns, address, tenancy, limits)
         try:
             return self._result(await self._connect(attachment), address)
         except BaseException:  # whatever it was, cancellation included: half an attachment must not stay
@@ -163,6 +170,8 @@ class Attacher:
             link = await self._devices.links.create_pod_link(self._link_spec(name, attachment))
             await self._devices.ports.add(PodPort(name, self._ofport(attachment.address), attachment.external_ids()))
             await self._commit_flows()
+            if attachment.limits != UNLIMITED:
+                await self._devices.shaper.reconcile()
         except NetnsGone as error:
             raise CniError(ErrorCode.UNKNOWN_CONTAINER, f"{attachment.key}: {error}") from error
         except InterfaceExists as error:

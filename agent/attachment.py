@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Address
 
+from agent.limits import UNLIMITED, Limits, limit_ids, limits_from_ids
 from cni.request import AttachmentKey, PodIdentity
 from flows.snapshot import VNI_MAX, Tenancy
 
@@ -18,13 +19,14 @@ PREFIX = "k8sovs-"
 
 @dataclass(frozen=True, slots=True)
 class PodAttachment:
-    """One attachment. `tenancy` is what was in force when it was last written."""
+    """One attachment. `tenancy` and `limits` are what was in force when they were last written."""
 
     key: AttachmentKey
     pod: PodIdentity
     netns: str
     address: IPv4Address
     tenancy: Tenancy
+    limits: Limits = UNLIMITED
 
     def external_ids(self) -> dict[str, str]:
         """As `external_ids` of the port."""
@@ -37,6 +39,7 @@ class PodAttachment:
             PREFIX + "netns": self.netns,
             PREFIX + "address": str(self.address),
             **tenancy_ids(self.tenancy),
+            **limit_ids(self.limits, PREFIX),
         }
 
     @classmethod
@@ -49,6 +52,7 @@ class PodAttachment:
                 netns=ids[PREFIX + "netns"],
                 address=IPv4Address(ids[PREFIX + "address"]),
                 tenancy=Tenancy(_vni(ids[PREFIX + "send"]), frozenset(map(_vni, ids[PREFIX + "accept"].split()))),
+                limits=limits_from_ids(ids, PREFIX),
             )
         except (KeyError, ValueError):
             return None

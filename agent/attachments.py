@@ -1,14 +1,17 @@
 """The pods on this node's switch, read from the ports in OVSDB: there is no other list of them.
 
-Also keeps at each port what is in force for its namespace, so that a restart without etcd knows it.
+Also keeps at each port what is in force for its namespace and its pod, so that a restart knows it without asking.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Iterable, Mapping
 
-from agent.attachment import PodAttachment, tenancy_ids
+from agent.attachment import PREFIX, PodAttachment, tenancy_ids
+from agent.bandwidth import Bandwidth
 from agent.cluster import ClusterSource
+from agent.limits import limit_ids
 from agent.links import HOST_LINK_PREFIX, host_link_name
 from agent.ovsdb import BridgeView, Ovsdb, OvsdbError, PortView
 from agent.signal import Signal
@@ -68,26 +71,39 @@ def _read(port: PortView) -> PodAttachment | None:
     return attachment
 
 
-async def keep_tenancies(attachments: Attachments, cluster: ClusterSource, ovsdb: Ovsdb) -> None:
-    """Write changed tenancies to the ports, for ever. The flows do not wait for this."""
+Outdated = Mapping[str, Mapping[str, str]]
+"""What to write to which port."""
+
+
+async def keep_remembered(ovsdb: Ovsdb, sources: Iterable[Signal], outdated: Callable[[], Outdated]) -> None:
+    """Write to the ports what `outdated` says, whenever one of the sources has changed, for ever.
+
+    Nobody waits for this: it is what a restart will know.
+    """
     changed = Signal()
-    for source in (cluster.changed, ovsdb.changes):
+    for source in (*sources, ovsdb.changes):
         source.follow(changed.notify)
     while True:
         seen = changed.count
-        outdated = _outdated(attachments, cluster)
+        wanted = outdated()
         try:
-            if outdated:
-                await ovsdb.set_port_ids(outdated)
+            if wanted:
+                await ovsdb.set_port_ids(wanted)
             await changed.wait_beyond(seen)
         except OvsdbError as error:
-            log.warning("tenancy-not-remembered", ports=sorted(outdated), error=str(error), action="trying again")
+            log.warning("port-not-updated", ports=sorted(wanted), error=str(error), action="trying again")
             await asyncio.sleep(RETRY_S)
 
 
-def _outdated(attachments: Attachments, cluster: ClusterSource) -> dict[str, dict[str, str]]:
-    """What to write to which port."""
+def outdated_tenancies(attachments: Attachments, cluster: ClusterSource) -> Outdated:
+    """Where the port remembers another tenancy than the cluster's records say."""
     if cluster.view is None:
         return {}
     current = {name: (found, current_tenancy(cluster.view, found)) for name, found in attachments.by_port().items()}
     return {name: tenancy_ids(tenancy) for name, (found, tenancy) in current.items() if tenancy != found.tenancy}
+
+
+def outdated_limits(attachments: Attachments, bandwidth: Bandwidth) -> Outdated:
+    """Where the port remembers other limits than the pod's annotations say."""
+    current = {name: (found, bandwidth.current(found)) for name, found in attachments.by_port().items()}
+    return {name: limit_ids(limits, PREFIX) for name, (found, limits) in current.items() if limits != found.limits}

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import socket
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ from ipaddress import IPv4Address
 from types import TracebackType
 from typing import TypeVar
 
-from agent import gateway, netlink, podlink, underlay
+from agent import gateway, netlink, podlink, podshape, underlay
 from agent.gateway import GatewaySpec
 from agent.netns import NetnsGone
 from agent.podlink import (
@@ -32,6 +32,7 @@ from agent.podlink import (
     host_link_name,
     mac_text,
 )
+from agent.podshape import PodShape
 from agent.underlay import NextHop, Underlay, UnderlayError
 
 __all__ = [
@@ -68,6 +69,7 @@ class EventKind(Enum):
     LINK = "link"
     ADDRESS = "address"
     ROUTE = "route"
+    QDISC = "qdisc"
     LOST = "lost"
 
 
@@ -95,6 +97,8 @@ _EVENT_KINDS = {
     netlink.RTM_DELADDR: EventKind.ADDRESS,
     netlink.RTM_NEWROUTE: EventKind.ROUTE,
     netlink.RTM_DELROUTE: EventKind.ROUTE,
+    netlink.RTM_NEWQDISC: EventKind.QDISC,
+    netlink.RTM_DELQDISC: EventKind.QDISC,
 }
 
 
@@ -131,6 +135,10 @@ class Links:
     async def links(self, prefix: str) -> list[str]:
         """The names of the node's devices that start with `prefix`."""
         return await self._run(podlink.list_links, prefix)
+
+    async def shape(self, shapes: Sequence[PodShape]) -> Mapping[str, tuple[str, ...] | OSError]:
+        """Make the limits of pods what `shapes` say. By host end: what was changed, in words, or why it failed."""
+        return await self._run(podshape.shape_pods, tuple(shapes))
 
     async def configure_gateway(self, spec: GatewaySpec) -> tuple[str, ...]:
         """Make `tun0` what `spec` says and tell what was changed; nothing is written if all is right.
@@ -169,11 +177,11 @@ class Links:
         return TunnelNeighbour(hop.ifname, hop.address, mac)
 
     async def events(self) -> AsyncIterator[DeviceEvent]:
-        """What happens to devices, addresses and routes, whoever does it; never ends.
+        """What happens to devices, addresses, routes and qdiscs, whoever does it; never ends.
 
         The first event, LOST, comes at once: what happened before it was not seen.
         """
-        groups = (netlink.GROUP_LINK, netlink.GROUP_IPV4_ADDRESS, netlink.GROUP_IPV4_ROUTE)
+        groups = (netlink.GROUP_LINK, netlink.GROUP_IPV4_ADDRESS, netlink.GROUP_IPV4_ROUTE, netlink.GROUP_QDISC)
         loop = asyncio.get_running_loop()
         with netlink.route_socket(groups) as sock:
             sock.setblocking(False)

@@ -17,7 +17,8 @@ from pathlib import Path
 from prometheus_client import CollectorRegistry
 
 from agent.attach import Attacher, Devices, PodNetwork
-from agent.attachments import Attachments, keep_tenancies
+from agent.attachments import Attachments, keep_remembered, outdated_limits, outdated_tenancies
+from agent.bandwidth import Bandwidth
 from agent.cluster import ClusterSource, ClusterView
 from agent.cni_server import CniServer
 from agent.flow_reconciler import Demand, FlowReconciler
@@ -32,6 +33,7 @@ from agent.podlink import HOST_LINK_PREFIX
 from agent.ports import PodPorts
 from agent.preflight import clashes
 from agent.reaper import Reaper
+from agent.shaping import Shaper, desired_shapes
 from agent.snapshot import Identity, KnownPeers, switch_snapshot
 from agent.snapshot_file import SnapshotFile
 from agent.switch import Switch
@@ -94,12 +96,23 @@ async def _serve(settings: AgentSettings) -> None:
         for source in (cluster.changed, ovsdb.changes):
             source.follow(flows.request)
         ports = PodPorts(ovsdb)
+        bandwidth = Bandwidth(settings.kubeconfig, settings.node_name, registry)
+        inside = spec.datapath is Datapath.NETDEV
+        shaper = Shaper(
+            links,
+            lambda: desired_shapes(attachments.by_port(), spec.mtu, inside),
+            lambda name, reason: bandwidth.tell_failure(attachments.by_port().get(name), reason),
+        )
+        ovsdb.changes.follow(shaper.request)
         for daemon in (
             switch.run(),
             flows.run(),
             ports.run_additions(),
             ports.run_removals(),
-            keep_tenancies(attachments, cluster, ovsdb),
+            keep_remembered(ovsdb, [cluster.changed], lambda: outdated_tenancies(attachments, cluster)),
+            keep_remembered(ovsdb, [bandwidth.changed], lambda: outdated_limits(attachments, bandwidth)),
+            bandwidth.run(),
+            shaper.run(),
         ):
             tasks.create_task(daemon)
         await flows.reconcile()
@@ -109,14 +122,14 @@ async def _serve(settings: AgentSettings) -> None:
             )
             tasks.create_task(neighbours.run())
 
-        devices = Devices(links, ports, flows, reaper)
+        devices = Devices(links, ports, flows, reaper, shaper)
         network = PodNetwork(
             networks=(spec.config.network, spec.config.service_network),
             mtu=spec.mtu,
             offloads_off=spec.datapath is Datapath.NETDEV,
             tenancy_deadline_s=settings.tenancy_deadline_s,
         )
-        attacher = Attacher(identity, network, cluster, attachments, _leases(identity, attachments), devices)
+        attacher = Attacher(identity, network, cluster, bandwidth, attachments, _leases(identity, attachments), devices)
         await _serve_calls(CniServer(settings.cni_socket, attacher), settings)
 
 

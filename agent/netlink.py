@@ -29,7 +29,8 @@ RTM_NEWLINK, RTM_DELLINK, RTM_GETLINK, RTM_SETLINK = 16, 17, 18, 19
 RTM_NEWADDR, RTM_DELADDR, RTM_GETADDR = 20, 21, 22
 RTM_NEWROUTE, RTM_DELROUTE, RTM_GETROUTE = 24, 25, 26
 RTM_NEWNEIGH, RTM_DELNEIGH, RTM_GETNEIGH = 28, 29, 30
-GROUP_LINK, GROUP_NEIGHBOUR, GROUP_IPV4_ADDRESS, GROUP_IPV4_ROUTE = 1, 3, 5, 7
+RTM_NEWQDISC, RTM_DELQDISC = 36, 37
+GROUP_LINK, GROUP_NEIGHBOUR, GROUP_QDISC, GROUP_IPV4_ADDRESS, GROUP_IPV4_ROUTE = 1, 3, 4, 5, 7
 
 IFF_UP = 0x1
 IFA_F_PERMANENT, IFA_F_NOPREFIXROUTE = 0x80, 0x200
@@ -47,7 +48,10 @@ _SOL_NETLINK, _CAP_ACK, _EXT_ACK, _GET_STRICT_CHK = 270, 10, 11, 12
 _HEADER = struct.Struct("=IHHII")
 _ERROR_HEADER, _LINK_HEADER, _ROUTE_HEADER = 2 * _HEADER.size + 4, _HEADER.size + 16, _HEADER.size + 12
 _NLMSGERR_ATTR_MSG, _IFLA_IFNAME, _RTA_OIF = 1, 3, 4
-_INDEXED = (RTM_NEWLINK, RTM_DELLINK, RTM_NEWADDR, RTM_DELADDR, RTM_NEWNEIGH, RTM_DELNEIGH)
+_INDEXED = (
+    *(RTM_NEWLINK, RTM_DELLINK, RTM_NEWADDR, RTM_DELADDR),
+    *(RTM_NEWNEIGH, RTM_DELNEIGH, RTM_NEWQDISC, RTM_DELQDISC),
+)
 """Messages whose fixed part has the index of the device in its second four bytes."""
 _DEADLINE_S = 30.0
 _BUFFER = 1 << 20
@@ -125,7 +129,7 @@ class Neighbour:
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """The kernel's word that the device `index` changed: itself, an address, a route or a neighbour (`kind`).
+    """The kernel's word that the device `index` changed: itself, an address, route, neighbour or qdisc (`kind`).
 
     Only a message about the device itself carries its name.
     """
@@ -153,6 +157,20 @@ def _veth_attributes(end: VethEnd) -> list[tuple[str, str | int]]:
     if end.netns is not None:
         attributes.append(("IFLA_NET_NS_FD", end.netns))
     return attributes
+
+
+def create_ifb(name: str, mtu: int) -> Request:
+    """An intermediate functional block: what is redirected to it passes its qdisc, and goes on where it came from.
+
+    Up at once; one that exists is no error.
+    """
+    message = _message(ifinfmsg, flags=IFF_UP, change=IFF_UP)
+    message["attrs"] = [
+        ("IFLA_IFNAME", name),
+        ("IFLA_MTU", mtu),
+        ("IFLA_LINKINFO", {"attrs": [("IFLA_INFO_KIND", "ifb")]}),
+    ]
+    return _request(f"create ifb {name}", message, RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, (errno.EEXIST,))
 
 
 def set_link(name: str, *, mtu: int | None = None, group: int | None = None, up: bool = False) -> Request:
@@ -320,6 +338,10 @@ class Netlink:
         found = self._ask(_encoded(message, RTM_GETNEIGH, NLM_F_REQUEST | NLM_F_DUMP), "list neighbours")
         neighbours = (_neighbour(payload) for kind, payload in found if kind == RTM_NEWNEIGH)
         return tuple(neighbour for neighbour in neighbours if neighbour.index == index)
+
+    def dump(self, question: Request, kind: int) -> list[bytes]:
+        """The messages of type `kind` that answer a question put by another module."""
+        return [message for found, message in self._ask(question.data, question.purpose) if found == kind]
 
     def _ask(self, data: bytes, purpose: str) -> list[tuple[int, bytes]]:
         """Send a question; the (kind, whole message) of its answers. A dump the kernel was disturbed in is repeated."""

@@ -103,6 +103,7 @@ class AgentSettings(StoreSettings):
 
     node_name: Name = _setting("this node's name in Kubernetes")
     node_address: IPv4Address | None = _setting("underlay address; default: that of this node's subnet record", None)
+    kubeconfig: Path | None = _setting("kubeconfig file; default: the pod's service account", None)
     ovs_rundir: Path = _setting("run directory of Open vSwitch", Path("/var/run/openvswitch"))
     datapath: Datapath = _setting("auto, system (kernel module) or netdev (userspace)", Datapath.AUTO)
     bridge: str = _setting("name of the bridge", "br0")

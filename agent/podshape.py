@@ -1,0 +1,136 @@
+"""The token buckets of pods, on their devices. Blocking: `agent.links` runs this in a worker thread.
+
+into the pod    the root of the host end of its link
+out of it       kernel datapath:     an ifb, to which all is redirected that the host end receives
+                userspace datapath:  the root of the pod's own end, inside its namespace, because the switch takes
+                                     the frames from the host end before the kernel could redirect them
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from agent import netlink, netns, tc
+from agent.netlink import Netlink, Request
+from agent.netns import NetnsGone
+from agent.podlink import HOST_LINK_PREFIX
+from agent.tc import Qdisc, TokenBucket
+
+IFB_PREFIX = "k8i"
+
+
+@dataclass(frozen=True, slots=True)
+class PodShape:
+    """What limits one pod's link; None: nothing does. `shape_inside`: egress is limited at the pod's end."""
+
+    host_name: str
+    netns: str
+    ifname: str
+    mtu: int
+    ingress: TokenBucket | None
+    egress: TokenBucket | None
+    shape_inside: bool
+
+    @property
+    def ifb(self) -> str:
+        """The device that limits what the pod sends, where that is not done at its own end."""
+        return IFB_PREFIX + self.host_name.removeprefix(HOST_LINK_PREFIX)
+
+    @property
+    def needs_ifb(self) -> bool:
+        """Whether that device should exist."""
+        return self.egress is not None and not self.shape_inside
+
+
+def shape_pods(shapes: Sequence[PodShape]) -> Mapping[str, tuple[str, ...] | OSError]:
+    """Make each link what its shape says. By host end: what was changed, empty if all was right; or why it failed.
+
+    A link or namespace that is gone meanwhile needs nothing.
+    """
+    with Netlink() as host:
+        present = _Present(host)
+        outcomes: dict[str, tuple[str, ...] | OSError] = {}
+        for shape in shapes:
+            try:
+                outcomes[shape.host_name] = _shape(host, present, shape)
+            except NetnsGone:
+                outcomes[shape.host_name] = ()
+            except OSError as error:
+                outcomes[shape.host_name] = error
+        return outcomes
+
+
+class _Present:
+    """The devices and qdiscs of a namespace at one moment."""
+
+    def __init__(self, kernel: Netlink) -> None:
+        self.indices = {name: index for index, name in socket.if_nameindex()}
+        self._qdiscs = {(qdisc.index, qdisc.parent): qdisc for qdisc in tc.qdiscs(kernel)}
+
+    def root(self, index: int) -> Qdisc | None:
+        return self._qdiscs.get((index, tc.ROOT))
+
+    def takes_in(self, index: int) -> bool:
+        return (index, tc.INGRESS) in self._qdiscs
+
+
+def _shape(host: Netlink, present: _Present, shape: PodShape) -> tuple[str, ...]:
+    index = present.indices.get(shape.host_name)
+    if index is None:
+        return ()
+    changes = _carry_out(host, bucket_changes(index, present.root(index), shape.ingress))
+    if shape.shape_inside:
+        return changes + _shape_inside(shape)
+    return changes + _shape_by_ifb(host, present, index, shape)
+
+
+def bucket_changes(index: int, found: Qdisc | None, wanted: TokenBucket | None) -> list[Request]:
+    """What leads from the root qdisc `found` to `wanted`; a qdisc of somebody else is only replaced, never removed."""
+    if wanted is not None:
+        return [] if found is not None and found.is_bucket(wanted) else [tc.replace_bucket(index, wanted)]
+    return [tc.delete_bucket(index)] if found is not None and found.handle == tc.OUR_HANDLE else []
+
+
+def _shape_inside(shape: PodShape) -> tuple[str, ...]:
+    with _inside(shape.netns) as (pod, indices):
+        index = indices.get(shape.ifname)
+        if index is None:
+            return ()
+        found = next((one for one in tc.qdiscs(pod) if (one.index, one.parent) == (index, tc.ROOT)), None)
+        return _carry_out(pod, bucket_changes(index, found, shape.egress))
+
+
+def _shape_by_ifb(host: Netlink, present: _Present, index: int, shape: PodShape) -> tuple[str, ...]:
+    ifb = present.indices.get(shape.ifb)
+    if shape.egress is None:
+        # The redirection first: what is redirected to a device that is gone is lost.
+        gone = [tc.delete_redirect(index), netlink.delete_link(shape.ifb)]
+        return _carry_out(host, gone if ifb is not None else [])
+    changes: tuple[str, ...] = ()
+    redirected = ifb is not None and present.takes_in(index)
+    if ifb is None:
+        changes += _carry_out(host, [netlink.create_ifb(shape.ifb, shape.mtu)])
+        ifb = socket.if_nametoindex(shape.ifb)
+    changes += _carry_out(host, bucket_changes(ifb, present.root(ifb), shape.egress))
+    return changes + _carry_out(host, [] if redirected else tc.redirect_ingress(index, ifb))
+
+
+def _carry_out(kernel: Netlink, requests: Iterable[Request]) -> tuple[str, ...]:
+    pending = list(requests)
+    if pending:
+        kernel.execute(pending)
+    return tuple(request.purpose for request in pending)
+
+
+@contextmanager
+def _inside(path: str) -> Iterator[tuple[Netlink, dict[str, int]]]:
+    """A netlink socket of the namespace at `path`, and its devices. Raises NetnsGone."""
+    with netns.opened(path) as sandbox:
+        with netns.entered(sandbox, path):
+            pod = Netlink()
+            indices = {name: index for index, name in socket.if_nameindex()}
+        with pod:
+            yield pod, indices

@@ -1,0 +1,170 @@
+"""Traffic control over route netlink: the few requests that shaping needs, and a look at what a device has.
+
+The messages are so small that they are packed here (struct tcmsg and its attributes; linux/pkt_sched.h, pkt_cls.h,
+tc_act/tc_mirred.h). Sent and answered like any other by `agent.netlink`.
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+import struct
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from agent.netlink import (
+    NLM_F_ACK,
+    NLM_F_CREATE,
+    NLM_F_DUMP,
+    NLM_F_REPLACE,
+    NLM_F_REQUEST,
+    RTM_DELQDISC,
+    RTM_NEWQDISC,
+    Netlink,
+    Request,
+)
+
+RTM_GETQDISC, RTM_NEWTFILTER = 38, 44
+
+ROOT, INGRESS = 0xFFFFFFFF, 0xFFFFFFF1
+OUR_HANDLE = 0x6B380000
+"""Handle ("k8") of the token buckets that are ours."""
+INGRESS_HANDLE = 0xFFFF0000
+
+_TCA_KIND, _TCA_OPTIONS = 1, 2
+_TCA_TBF_PARMS, _TCA_TBF_RATE64, _TCA_TBF_BURST = 1, 4, 6
+_TCA_U32_CLASSID, _TCA_U32_SEL, _TCA_U32_ACT = 1, 5, 7
+_TCA_ACT_KIND, _TCA_ACT_OPTIONS, _TCA_MIRRED_PARMS = 1, 2, 2
+_TC_ACT_STOLEN, _EGRESS_REDIR, _U32_TERMINAL = 4, 1, 1
+_ETH_P_ALL = 0x0003
+_LINKLAYER_ETHERNET = 1
+
+_HEADER = struct.Struct("=IHHII")
+_TCMSG = struct.Struct("=BxxxiIII")
+_RATESPEC = struct.Struct("=BBHhHI")
+_TBF_LIMITS = struct.Struct("=III")
+_U32_MAX = (1 << 32) - 1
+_BITS_PER_BYTE = 8
+_GONE = (errno.ENOENT, errno.EINVAL, errno.ENODEV)
+"""What a deletion may meet. EINVAL: another qdisc than ours is there by now, and that is not ours to remove."""
+
+
+@dataclass(frozen=True, slots=True)
+class TokenBucket:
+    """A tbf qdisc (tc-tbf(8)): `rate` in byte/s, `burst` and `limit` (what may wait) in bytes of Ethernet frames."""
+
+    rate: int
+    burst: int
+    limit: int
+
+
+@dataclass(frozen=True, slots=True)
+class Qdisc:
+    """A qdisc as the kernel tells of it. Of a tbf, `rate` and `limit`; the kernel does not tell the burst in bytes."""
+
+    index: int
+    parent: int
+    handle: int
+    kind: str
+    rate: int = 0
+    limit: int = 0
+
+    def is_bucket(self, bucket: TokenBucket) -> bool:
+        """Whether this is `bucket`, made by us. (Its burst follows from its rate.)"""
+        return (self.kind, self.handle, self.rate, self.limit) == ("tbf", OUR_HANDLE, bucket.rate, bucket.limit)
+
+
+def replace_bucket(index: int, bucket: TokenBucket) -> Request:
+    """Put `bucket` at the root of device `index`, in place of whatever is there; one of ours is changed as it runs."""
+    rate = _RATESPEC.pack(0, _LINKLAYER_ETHERNET, 0, 0, 0, min(bucket.rate, _U32_MAX))
+    parameters = rate + bytes(_RATESPEC.size) + _TBF_LIMITS.pack(bucket.limit, 0, 0)
+    options = _attribute(_TCA_TBF_PARMS, parameters) + _attribute(_TCA_TBF_BURST, struct.pack("=I", bucket.burst))
+    if bucket.rate > _U32_MAX:
+        options += _attribute(_TCA_TBF_RATE64, struct.pack("=Q", bucket.rate))
+    attributes = _text(_TCA_KIND, "tbf") + _attribute(_TCA_OPTIONS, options)
+    head = _TCMSG.pack(socket.AF_UNSPEC, index, OUR_HANDLE, ROOT, 0)
+    purpose = f"limit to {bucket.rate * _BITS_PER_BYTE} bit/s"
+    return _request(purpose, RTM_NEWQDISC, head + attributes, NLM_F_CREATE | NLM_F_REPLACE)
+
+
+def delete_bucket(index: int) -> Request:
+    """Remove the token bucket of device `index`; one that is gone is no error."""
+    head = _TCMSG.pack(socket.AF_UNSPEC, index, OUR_HANDLE, ROOT, 0)
+    return _request("no limit", RTM_DELQDISC, head, tolerated=_GONE)
+
+
+def redirect_ingress(index: int, target: int) -> list[Request]:
+    """Send everything that device `index` receives out of device `target`, with `u32` and `mirred` alone.
+
+    A qdisc that is there already is made anew, and its filters with it.
+    """
+    head = _TCMSG.pack(socket.AF_UNSPEC, index, INGRESS_HANDLE, INGRESS, 0)
+    mirred = struct.pack("=IIiiiiI", 0, 0, _TC_ACT_STOLEN, 0, 0, _EGRESS_REDIR, target)
+    options = _attribute(_TCA_ACT_OPTIONS, _attribute(_TCA_MIRRED_PARMS, mirred))
+    action = _attribute(1, _text(_TCA_ACT_KIND, "mirred") + options)
+    everything = struct.pack("=BBBxHHhhI", _U32_TERMINAL, 0, 1, 0, 0, 0, 0, 0) + struct.pack("=IIii", 0, 0, 0, 0)
+    match = _attribute(_TCA_U32_SEL, everything) + _attribute(_TCA_U32_ACT, action)
+    information = 1 << 16 | socket.htons(_ETH_P_ALL)  # priority, protocol
+    filter_head = _TCMSG.pack(socket.AF_UNSPEC, index, 0, INGRESS_HANDLE, information)
+    filter_body = filter_head + _text(_TCA_KIND, "u32") + _attribute(_TCA_OPTIONS, match)
+    return [
+        delete_redirect(index),
+        _request("take in what the pod sends", RTM_NEWQDISC, head + _text(_TCA_KIND, "ingress"), NLM_F_CREATE),
+        _request("redirect what the pod sends", RTM_NEWTFILTER, filter_body, NLM_F_CREATE),
+    ]
+
+
+def delete_redirect(index: int) -> Request:
+    """Remove the ingress qdisc of device `index` with its filters; one that is gone is no error."""
+    head = _TCMSG.pack(socket.AF_UNSPEC, index, INGRESS_HANDLE, INGRESS, 0)
+    return _request("no redirection", RTM_DELQDISC, head, tolerated=_GONE)
+
+
+def qdiscs(kernel: Netlink) -> list[Qdisc]:
+    """The qdiscs of all devices in the namespace of `kernel`, without those that the kernel itself put there."""
+    body = _TCMSG.pack(socket.AF_UNSPEC, 0, 0, 0, 0)
+    question = Request("list qdiscs", _encoded(RTM_GETQDISC, body, NLM_F_REQUEST | NLM_F_DUMP))
+    return [_qdisc(message) for message in kernel.dump(question, RTM_NEWQDISC)]
+
+
+def _qdisc(message: bytes) -> Qdisc:
+    _, index, handle, parent, _ = _TCMSG.unpack_from(message, _HEADER.size)
+    attributes = _attributes(message[_HEADER.size + _TCMSG.size :])
+    kind = attributes.get(_TCA_KIND, b"").rstrip(b"\0").decode(errors="replace")
+    rate = limit = 0
+    if kind == "tbf":
+        options = _attributes(attributes.get(_TCA_OPTIONS, b""))
+        parameters = options.get(_TCA_TBF_PARMS, bytes(2 * _RATESPEC.size + _TBF_LIMITS.size))
+        rate = _RATESPEC.unpack_from(parameters)[-1]
+        limit = _TBF_LIMITS.unpack_from(parameters, 2 * _RATESPEC.size)[0]
+        if _TCA_TBF_RATE64 in options:
+            (rate,) = struct.unpack("=Q", options[_TCA_TBF_RATE64])
+    return Qdisc(index, parent, handle, kind, rate, limit)
+
+
+def _request(purpose: str, kind: int, body: bytes, flags: int = 0, tolerated: Collection[int] = ()) -> Request:
+    return Request(purpose, _encoded(kind, body, NLM_F_REQUEST | NLM_F_ACK | flags), frozenset(tolerated))
+
+
+def _encoded(kind: int, body: bytes, flags: int) -> bytes:
+    return _HEADER.pack(_HEADER.size + len(body), kind, flags, 0, 0) + body
+
+
+def _text(kind: int, text: str) -> bytes:
+    return _attribute(kind, text.encode() + b"\0")
+
+
+def _attribute(kind: int, value: bytes) -> bytes:
+    return struct.pack("=HH", 4 + len(value), kind) + value + bytes(-len(value) % 4)
+
+
+def _attributes(data: bytes) -> dict[int, bytes]:
+    found: dict[int, bytes] = {}
+    offset = 0
+    while offset + 4 <= len(data):
+        length, kind = struct.unpack_from("=HH", data, offset)
+        if length < 4:
+            break
+        found[kind & 0x3FFF] = data[offset + 4 : offset + length]
+        offset += (length + 3) & ~3
+    return found
