@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup demo bench lint test test-unit test-ovs test-cluster clean
+.PHONY: help setup demo bench lint test test-unit test-ovs test-cluster test-kernel clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -16,11 +16,15 @@ bench: setup ## speed beside others: a table, and one JSON line
 lint: setup ## ruff, mypy, import-linter
 	@scripts/lint
 
-test: setup ## every tier this machine can run
+test: setup ## every tier that needs no virtual machine
 	@scripts/test unit ovs cluster
 
 test-unit test-ovs test-cluster: test-%: setup ## one tier
 	@scripts/test $*
+
+test-kernel: ## the tests marked "kernel" on the kernel datapath, in an emulated virtual machine
+	@scripts/setup qemu-system-x86 linux-image-amd64 kmod busybox-static
+	@scripts/test-kernel
 
 clean: ## what setup and the tests left in this tree
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .import_linter_cache *.egg-info

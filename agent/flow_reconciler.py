@@ -80,6 +80,13 @@ class FlowReconciler:
         """Whether the switch is there and has been given its flows since it came."""
         return self._served is not None and self._served == self._switch.session
 
+    async def wait_current(self) -> int:
+        """Wait until the switch has its flows; the number of the session that they were given in."""
+        while not self.current:
+            await self._applied.wait_beyond(self._applied.count)
+        assert self._served is not None, "current means that a session was served"
+        return self._served
+
     def request(self) -> int:
         """Say that the demand may have changed; returns the number of the request."""
         self._wanted.notify()
@@ -112,6 +119,7 @@ class FlowReconciler:
         number = self._wanted.count
         await self._apply(table, number)
         self._served = session
+        self._applied.notify()
         lost = asyncio.create_task(self._switch.wait_disconnected(session))
         lost.add_done_callback(lambda _: self._wanted.notify())
         try:

@@ -83,9 +83,16 @@ def limit_ids(limits: Limits, prefix: str) -> dict[str, str]:
 
 
 def limits_from_ids(ids: Mapping[str, str], prefix: str) -> Limits:
-    """What `limit_ids` wrote; a port without them has no limits. Raises ValueError."""
-    ingress, egress = (ids.get(f"{prefix}{direction}-bandwidth") for direction in ANNOTATIONS)
-    return Limits(int(ingress) if ingress else None, int(egress) if egress else None)
+    """What `limit_ids` wrote. Nothing, or nonsense, is no limit: it must not make the port look like nobody's."""
+    ingress, egress = (ids.get(f"{prefix}{direction}-bandwidth", "") for direction in ANNOTATIONS)
+    return Limits(_remembered(ingress), _remembered(egress))
+
+
+def _remembered(text: str) -> int | None:
+    try:
+        return parse_bandwidth(text)
+    except LimitError:
+        return None
 
 
 def _collected(values: Mapping[str, object], names: Mapping[str, str]) -> tuple[Limits, tuple[str, ...]]:

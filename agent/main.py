@@ -33,6 +33,7 @@ from agent.podlink import HOST_LINK_PREFIX
 from agent.ports import PodPorts
 from agent.preflight import clashes
 from agent.reaper import Reaper
+from agent.restore_wait import keep_armed
 from agent.shaping import Shaper, desired_shapes
 from agent.snapshot import Identity, KnownPeers, switch_snapshot
 from agent.snapshot_file import SnapshotFile
@@ -121,6 +122,8 @@ async def _serve(settings: AgentSettings) -> None:
                 links, switch, settings.ovs_rundir, cluster.changed, lambda: known_peers.of(_known(cluster))
             )
             tasks.create_task(neighbours.run())
+        else:
+            tasks.create_task(keep_armed(ovsdb, switch, flows, spec.underlay.ifname))
 
         devices = Devices(links, ports, flows, reaper, shaper)
         network = PodNetwork(

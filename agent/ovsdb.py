@@ -47,7 +47,7 @@ Untyped: TypeAlias = Any
 """A row, replica or transaction of the library: it has no types, and this module is where that ends."""
 
 _COLUMNS = {
-    "Open_vSwitch": ["bridges", "datapath_types", "other_config"],
+    "Open_vSwitch": ["bridges", "datapath_types", "other_config", "next_cfg", "cur_cfg"],
     "Bridge": ["name", "datapath_type", "fail_mode", "protocols", "ports", "external_ids", "other_config"],
     "Port": ["name", "interfaces"],
     "Interface": ["name", "type", "options", "mac", "mtu_request", "ofport", "ofport_request", "external_ids", "error"],
@@ -186,18 +186,25 @@ class Ovsdb:
             await self._transact(lambda transaction: self._compose_ids(ids))
 
     async def set_flow_restore_wait(self, armed: bool) -> None:
-        """Set or clear `flow-restore-wait`: an ovs-vswitchd that starts with it set forwards by the kernel's old flows
-        until it is cleared (ovs-vswitchd.conf.db(5)). For the kernel datapath only. Raises OvsdbError.
+        """Set or clear `flow-restore-wait`; returns when ovs-vswitchd has taken notice.
+
+        An ovs-vswitchd that starts with it set forwards by the kernel's old flows until it is cleared; one that runs
+        without is not changed by it (ovs-vswitchd.conf.db(5)). For the kernel datapath only. Raises OvsdbError.
         """
 
         def compose(transaction: Untyped) -> None:
             root = self._root()
             kept = {key: value for key, value in root.other_config.items() if key != "flow-restore-wait"}
             root.verify("other_config")
+            root.verify("next_cfg")
             root.other_config = kept | ({"flow-restore-wait": "true"} if armed else {})
+            root.next_cfg = root.next_cfg + 1
 
         async with self._deadline("flow-restore-wait"):
             await self._transact(compose)
+            awaited = self._root().next_cfg
+            while self._root().cur_cfg < awaited:
+                await self.changes.wait_beyond(self.changes.count)
 
     async def _open(self) -> Untyped:
         """A replica that connects by itself; the schema comes from the server, so any version of it will do."""

@@ -20,8 +20,9 @@ from k8sovs.kubernetes import (
 )
 from k8sovs.lab.kubelet import Kubelet
 from k8sovs.lab.layout import Lab, LabError
+from k8sovs.lab.waiting import PATIENCE
 
-POD_TIMEOUT_S = 60.0
+POD_TIMEOUT_S = 60.0 * PATIENCE
 
 
 class Pods:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Awaitable, Callable, Coroutine
 
 from k8sovs.lab.layout import LabError
 
 _INTERVAL_S = 0.1
+PATIENCE = float(os.environ.get("K8SOVS_LAB_PATIENCE", "1"))
+"""How many times as long as usual to wait before giving up: on an emulated machine all takes longer."""
 
 
 async def wait_until(problem: Callable[[], Awaitable[str | None]], *, timeout_s: float) -> None:
     """Ask `problem` again and again until it has none to tell; LabError with the last one at the deadline."""
+    timeout_s *= PATIENCE
     last = "it was never asked"
     try:
         async with asyncio.timeout(timeout_s):

@@ -10,6 +10,8 @@ import pytest
 from k8sovs.lab.reach import Place, measure, table
 from tests.support.lab import LabUnderTest, eventually
 
+pytestmark = pytest.mark.kernel
+
 FOLDER = "/k8s.ovs.com/ovs/network/k8ssdn"
 ATTEMPTS = 3
 

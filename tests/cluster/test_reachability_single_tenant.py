@@ -10,6 +10,8 @@ import pytest
 from k8sovs.lab.reach import measure
 from tests.support.lab import LabUnderTest, eventually
 
+pytestmark = pytest.mark.kernel
+
 LAB_OPTIONS = ("--mode", "subnet", "--nodes", "2")
 KEY = "/k8s.ovs.com/ovs/network/k8ssdn/netnamespaces/red"
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from k8sovs.lab.reach import Place
+from k8sovs.lab.waiting import PATIENCE
 
 K8SOVS = str(Path(sys.executable).parent / "k8sovs")
 
@@ -19,12 +20,14 @@ K8SOVS = str(Path(sys.executable).parent / "k8sovs")
 def k8sovs(*argv: str, timeout_s: float = 90.0, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
     """Run the command line; the caller judges the outcome."""
     environment = {**os.environ, **(env or {})}
-    return subprocess.run([K8SOVS, *argv], capture_output=True, text=True, timeout=timeout_s, env=environment)
+    return subprocess.run(
+        [K8SOVS, *argv], capture_output=True, text=True, timeout=timeout_s * PATIENCE, env=environment
+    )
 
 
 def eventually(condition: Callable[[], object], what: str, *, deadline_s: float = 15.0) -> None:
     """Wait until `condition` holds; AssertionError at the deadline."""
-    end = time.monotonic() + deadline_s
+    end = time.monotonic() + deadline_s * PATIENCE
     while not condition():
         assert time.monotonic() < end, f"not within {deadline_s:.0f} s: {what}"
         time.sleep(0.05)
@@ -57,7 +60,7 @@ class LabUnderTest:
 
     def run(self, *argv: str) -> str:
         """A command of the machine's own, pointed at the lab by `lab env`: etcdctl, kubectl."""
-        done = subprocess.run(argv, capture_output=True, text=True, timeout=30, env=self.env())
+        done = subprocess.run(argv, capture_output=True, text=True, timeout=30 * PATIENCE, env=self.env())
         assert done.returncode == 0, f"{' '.join(argv)}: {done.stderr}"
         return done.stdout
 

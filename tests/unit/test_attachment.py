@@ -5,11 +5,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.attachment import PodAttachment, tenancy_ids
+from agent.limits import HIGHEST, LOWEST, Limits
 from cni.request import AttachmentKey, PodIdentity
 from flows.snapshot import VNI_MAX, Tenancy
 
 VNIS = st.integers(min_value=0, max_value=VNI_MAX)
 TENANCIES = st.builds(Tenancy, VNIS, st.frozensets(VNIS))
+RATES = st.none() | st.integers(min_value=LOWEST, max_value=HIGHEST)
 ATTACHMENTS = st.builds(
     PodAttachment,
     key=st.builds(AttachmentKey, st.text(), st.text()),
@@ -17,6 +19,7 @@ ATTACHMENTS = st.builds(
     netns=st.text(),
     address=st.ip_addresses(v=4),
     tenancy=TENANCIES,
+    limits=st.builds(Limits, RATES, RATES),
 )
 ATTACHED = PodAttachment(
     AttachmentKey("c0ffee", "eth0"),
@@ -45,7 +48,10 @@ def test_ids_of_other_people_are_ignored() -> None:
     assert PodAttachment.from_external_ids(ATTACHED.external_ids() | {"iface-id": "x"}) == ATTACHED
 
 
-@pytest.mark.parametrize("missing", sorted(ATTACHED.external_ids()))
+OPTIONAL = {"k8sovs-ingress-bandwidth", "k8sovs-egress-bandwidth"}
+
+
+@pytest.mark.parametrize("missing", sorted(ATTACHED.external_ids().keys() - OPTIONAL))
 def test_a_port_that_lacks_an_id_is_no_pods(missing: str) -> None:
     ids = ATTACHED.external_ids()
     del ids[missing]
@@ -67,6 +73,12 @@ def test_a_port_that_lacks_an_id_is_no_pods(missing: str) -> None:
 )
 def test_a_port_with_a_nonsensical_id_is_no_pods(name: str, value: str) -> None:
     assert PodAttachment.from_external_ids(ATTACHED.external_ids() | {name: value}) is None
+
+
+@pytest.mark.parametrize("name", sorted(OPTIONAL))
+@pytest.mark.parametrize("value", ["fast", "-1", "0", "9" * 5000])
+def test_a_port_with_a_nonsensical_limit_is_a_pods_without_limit(name: str, value: str) -> None:
+    assert PodAttachment.from_external_ids(ATTACHED.external_ids() | {name: value}) == ATTACHED
 
 
 def test_a_port_without_ids_is_no_pods() -> None:
