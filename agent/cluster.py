@@ -11,6 +11,7 @@ import asyncio
 from collections.abc import Callable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
+from ipaddress import IPv4Address
 from types import MappingProxyType
 from typing import TypeVar
 
@@ -42,9 +43,16 @@ class ClusterView:
     live: bool
     """Whether etcd has been heard since the process started; False: from the snapshot file alone."""
 
-    def subnet_of(self, host: str) -> SubnetRecord | None:
-        """The record of node `host`, once it has a subnet."""
-        return next((record for record in self.subnets.values() if record.host == host and record.subnet), None)
+    def subnet_of(self, host: str, address: IPv4Address | None = None) -> SubnetRecord | None:
+        """The record of node `host`, at `address` if that is known, once it has a subnet; of several the oldest."""
+        return next(
+            (
+                record
+                for record in self.subnets.values()
+                if record.host == host and record.subnet and address in (None, record.host_ip)
+            ),
+            None,
+        )
 
 
 class ClusterSource:

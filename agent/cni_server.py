@@ -36,7 +36,6 @@ BACKLOG = 1024
 READ_DEADLINE_S = 5.0
 CALL_DEADLINE_S = 100.0
 """Below the executable's own 110 s, so that the runtime gets the agent's answer."""
-PARALLEL_CALLS = 256
 SPOOL_RETRY_S = 5.0
 ACCEPT_RETRY_S = 0.1
 _NO_ROOM = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
@@ -82,7 +81,6 @@ class CniServer:
         self._spool_retry_s = spool_retry_s
         self._now = now
         self._serving = asyncio.Event()
-        self._places = asyncio.Semaphore(PARALLEL_CALLS)
         self._turns: WeakValueDictionary[AttachmentKey, asyncio.Lock] = WeakValueDictionary()
 
     async def wait_serving(self) -> None:
@@ -177,7 +175,7 @@ class CniServer:
                 if request.command in (Command.GC, Command.STATUS):
                     return await self._dispatch(request)
                 turn = self._turns.setdefault(request.key, asyncio.Lock())
-                async with turn, self._places:
+                async with turn:
                     return await self._dispatch(request)
         except TimeoutError:
             if not timeout.expired():

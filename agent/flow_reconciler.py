@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from agent.signal import Signal
@@ -15,12 +16,15 @@ from agent.switch import BundleRejected, Switch, SwitchDisconnected, SwitchRefus
 from flows.desired import DesiredFlows, Part, changed_keys
 from flows.diff import AddFlow, FlowChange, difference
 from flows.flow import Flow, FlowKey, Source
-from flows.openflow.messages import MeterEntry
+from flows.openflow.messages import InstalledFlow, MeterEntry
 from flows.snapshot import Snapshot
 from flows.tables import ARP_METER, ARP_RATE
 from k8sovs.logs import get_logger
 
 log = get_logger(__name__)
+
+AUDIT_S = 10.0
+"""How often the switch is asked how many flows it has: one small question, whatever their number."""
 
 RETRY_S = 1.0
 
@@ -41,6 +45,12 @@ class _Table:
     refused: dict[FlowKey, Flow] = field(default_factory=dict)
     met: Mapping[Source, Part] | None = None
     synced: frozenset[Source] = frozenset()
+    doubtful: bool = False
+
+    def read_anew(self, flows: Iterable[InstalledFlow]) -> None:
+        """Forget what was believed; `flows` is what the switch holds."""
+        self.installed = {entry.flow.key: entry.flow for entry in flows}
+        self.met, self.doubtful = None, False
 
     def changes(self, parts: Mapping[Source, Part], synced: frozenset[Source]) -> list[FlowChange]:
         """What leads from here to `parts`. Only what differs from the demand that was met last is looked at."""
@@ -66,8 +76,9 @@ class _Table:
 class FlowReconciler:
     """Applies `demand()` to the switch whenever it may have changed."""
 
-    def __init__(self, switch: Switch, demand: Callable[[], Demand]) -> None:
+    def __init__(self, switch: Switch, demand: Callable[[], Demand], audit_s: float = AUDIT_S) -> None:
         self._switch = switch
+        self._audit_s = audit_s
         self._demand = demand
         self._desired = DesiredFlows()
         self._wanted = Signal()
@@ -115,13 +126,14 @@ class FlowReconciler:
     async def _serve(self, session: int) -> None:
         """Keep one connection's flows right until it is lost. Raises what `Switch` raises."""
         await self._switch.set_meter(MeterEntry(ARP_METER, rate=ARP_RATE, burst=ARP_RATE))
-        table = _Table({entry.flow.key: entry.flow for entry in await self._switch.dump_flows()})
+        table = _Table({}, doubtful=True)
         number = self._wanted.count
         await self._apply(table, number)
         self._served = session
         self._applied.notify()
         lost = asyncio.create_task(self._switch.wait_disconnected(session))
         lost.add_done_callback(lambda _: self._wanted.notify())
+        auditing = asyncio.create_task(self._audit(table))
         try:
             while True:
                 number = await self._wanted.wait_beyond(number)
@@ -130,9 +142,24 @@ class FlowReconciler:
                 await self._apply(table, number)
         finally:
             lost.cancel()
+            auditing.cancel()
+
+    async def _audit(self, table: _Table) -> None:
+        """Notice, until the connection is lost, that somebody else added or removed flows."""
+        with suppress(SwitchDisconnected):
+            while True:
+                await asyncio.sleep(self._audit_s)
+                believed = len(table.installed)
+                there = sum(stats.flows for stats in (await self._switch.table_stats()).values())
+                if there != believed == len(table.installed):
+                    log.warning("flows-touched", there=there, ours=believed, action="comparing all of them")
+                    table.doubtful = True
+                    self.request()
 
     async def _apply(self, table: _Table, number: int) -> None:
         """Commit the difference between what is there and what is demanded, as of request `number`."""
+        if table.doubtful:
+            table.read_anew(await self._switch.dump_flows())
         demand = self._demand()
         parts = self._desired.parts(demand.snapshot)
         while changes := table.changes(parts, demand.synced):

@@ -12,8 +12,9 @@ from pathlib import Path
 
 from agent import sysctls
 from agent.bridge import GATEWAY, VXLAN, BridgeSpec, BridgeView
+from agent.filters import Filters
 from agent.links import GatewaySpec, LinkError, Links, mac_text
-from agent.nftables import FilterSpec, Nftables, ruleset
+from agent.nftables import FilterSpec, Nftables
 from agent.ovsdb import Ovsdb, OvsdbError
 from agent.snapshot import Identity
 from agent.sysctls import SysctlError
@@ -91,7 +92,7 @@ class Host:
         self._spec = spec
         self._links = links
         self._ovsdb = ovsdb
-        self._nftables = nftables
+        self._filters = Filters(nftables, spec.filters(self._underlay_devices()))
 
     async def prepare(self) -> None:
         """Make everything, the filters first: no frame may pass before they stand.
@@ -99,12 +100,7 @@ class Host:
         Waits for a switch that is away. Raises NftablesError, LinkError, SysctlError.
         """
         devices = self._underlay_devices()
-        filters = self._spec.filters(devices)
-        await self._nftables.apply(ruleset(filters))
-        for command in await self._nftables.admit(filters):
-            log.info("firewall-opened", command=command)
-        for advice in await self._nftables.advice(filters):
-            log.warning("firewall-in-the-way", advice=advice)
+        await self._filters.prepare()
         if self._spec.datapath is Datapath.NETDEV:
             if not devices:
                 log.warning(
@@ -118,8 +114,9 @@ class Host:
         await self._repair()
 
     async def run(self) -> None:
-        """Repair the bridge and the gateway whenever somebody touches them, for ever."""
+        """Repair filters, bridge and gateway when somebody has touched them, for ever."""
         async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._filters.run())
             tasks.create_task(self._keep_bridge())
             tasks.create_task(self._keep_gateway())
 

@@ -38,7 +38,13 @@ async def wait_identity(cluster: ClusterSource, settings: AgentSettings) -> tupl
                 return view, identity
             if not told:
                 told = True
-                log.info("waiting-for-subnet", node=settings.node_name, given_by="the controller, to the Node object")
+                where = {} if settings.node_address is None else {"address": str(settings.node_address)}
+                log.info(
+                    "waiting-for-subnet",
+                    node=settings.node_name,
+                    **where,
+                    given_by="the controller, to the Node object",
+                )
         await cluster.changed.wait_beyond(seen)
 
 
@@ -53,7 +59,7 @@ async def watch_identity(cluster: ClusterSource, settings: AgentSettings, identi
 
 
 def _identity(view: ClusterView, settings: AgentSettings) -> Identity | None:
-    record = view.subnet_of(settings.node_name)
+    record = view.subnet_of(settings.node_name, settings.node_address)
     if record is None or record.subnet is None:
         return None
-    return Identity(settings.node_address or record.host_ip, record.subnet, settings.vxlan_port)
+    return Identity(record.host_ip, record.subnet, settings.vxlan_port)

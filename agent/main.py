@@ -48,6 +48,8 @@ from k8sovs.logs import get_logger
 
 log = get_logger(__name__)
 
+INSTALL_AUDIT_S = 5.0
+
 EXECUTABLE = Path(__file__).resolve().parent.parent / "cni" / "shim" / "k8s-ovs"
 
 
@@ -141,9 +143,22 @@ async def _serve_calls(server: CniServer, settings: AgentSettings) -> None:
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(server.run())
         await server.wait_serving()
-        await asyncio.to_thread(install_executable, settings.cni_bin_dir, EXECUTABLE)
-        await asyncio.to_thread(install_conf, settings.cni_conf_dir, render_conflist(settings.cni_socket))
+        await asyncio.to_thread(_install, settings)
         log.info("ready", node=settings.node_name)
+        while True:
+            # An upgrade of the host's own packages empties the directory of executables, say.
+            await asyncio.sleep(INSTALL_AUDIT_S)
+            try:
+                if await asyncio.to_thread(_install, settings):
+                    log.warning("cni-files-put-back", bin_dir=settings.cni_bin_dir, conf_dir=settings.cni_conf_dir)
+            except OSError as error:
+                log.error("cni-files-not-put-back", error=str(error), action="trying again")
+
+
+def _install(settings: AgentSettings) -> bool:
+    """The executable, then the configuration that names it; False if both are there. Raises OSError."""
+    executable = install_executable(settings.cni_bin_dir, EXECUTABLE)
+    return install_conf(settings.cni_conf_dir, render_conflist(settings.cni_socket)) or executable
 
 
 async def _host_spec(cluster: ClusterSource, ovsdb: Ovsdb, links: Links, settings: AgentSettings) -> HostSpec:

@@ -26,6 +26,7 @@ POD_LINKS = "k8o*"
 HOST_COPIES_PRIORITY = -400  # before connection tracking (-200) and everything that iptables calls raw (-300)
 
 _LIBRARY = "libnftables.so.1"
+_OUTPUT_STATELESS = 1 << 1
 _OUTPUT_JSON = 1 << 4
 _LEGACY_TABLES = "/proc/net/ip_tables_names"
 
@@ -194,6 +195,15 @@ class Nftables:
         """Carry out nft commands in one transaction. Raises NftablesError."""
         await self._run(commands)
 
+    async def own_tables(self) -> str:
+        """Our own tables as nft lists them, without counters; empty if one is missing. Raises NftablesError."""
+        listed = [await self._run("list tables")]
+        if f"table inet {TABLE}" in listed[0]:
+            listed.append(await self._run(f"list table inet {TABLE}"))
+        if f"table arp {TABLE}" in listed[0]:
+            listed.append(await self._run(f"list table arp {TABLE}"))
+        return "".join(listed[1:])
+
     async def admit(self, spec: FilterSpec) -> tuple[str, ...]:
         """Let the overlay through `ip filter` FORWARD and INPUT, where these chains exist; the commands it took.
 
@@ -259,6 +269,8 @@ def _run(commands: str, as_json: bool) -> str:
         library.nft_ctx_buffer_error(context)
         if as_json:
             library.nft_ctx_output_set_flags(context, _OUTPUT_JSON)
+        else:
+            library.nft_ctx_output_set_flags(context, _OUTPUT_STATELESS)
         if library.nft_run_cmd_from_buffer(context, commands.encode()) != 0:
             said = library.nft_ctx_get_error_buffer(context) or b""
             raise NftablesError(said.decode(errors="replace").strip() or "libnftables failed without a word")

@@ -89,6 +89,7 @@ class Ovsdb:
         self._wake = asyncio.Event()
         self._rounds = Signal()
         self._outstanding: dict[Untyped, asyncio.Future[str]] = {}
+        self._unwanted: set[str] = set()
         self._rows: dict[str, _PortRows] = {}
         self._seen: dict[UUID, _PortRows] = {}
 
@@ -119,6 +120,7 @@ class Ovsdb:
                     seen = idl.change_seqno
                     self.view = self._read()
                     self.changes.notify()
+                    self._remove_now(self._unwanted & self.view.ports.keys())
                 self._rounds.notify()
                 await self._readiness(idl)
         finally:
@@ -161,6 +163,7 @@ class Ovsdb:
         names = [port.name for port in ports]
         try:
             async with self._deadline(f"adding {', '.join(names)}"):
+                self._unwanted.difference_update(names)
                 await self._transact(lambda transaction: self._compose_ports(transaction, ports))
                 results = await self._forwarding(names)
         except BaseException:  # cancellation included: half an addition must not stay
@@ -304,7 +307,8 @@ class Ovsdb:
         return results
 
     def _remove_now(self, names: Collection[str]) -> None:
-        """Send the removal and do not wait; if there is no connection, the ports are found at the next start."""
+        """Send the removal and do not wait. What is not there yet, or cannot be asked for now, goes once it is seen."""
+        self._unwanted.update(names)
         if names and self.connected:
             self._composed(lambda transaction: self._compose_removal(names)).commit()
             self._wake.set()

@@ -15,6 +15,8 @@ from k8sovs.logs import get_logger
 
 log = get_logger(__name__)
 
+RETRY_S = 5.0
+
 
 class Reaper:
     """Deletes the links that it is told of. One task at a time does it, so a name is never deleted twice at once."""
@@ -44,8 +46,9 @@ class Reaper:
             try:
                 await self._links.delete_links(batch)
             except OSError as error:
-                log.warning(
-                    "links-not-deleted", links=batch, error=str(error), action="they are found at the next start"
-                )
+                log.warning("links-not-deleted", links=batch, error=str(error), action="trying again")
+                await asyncio.sleep(RETRY_S)
+                self._wake.set()
+                continue
             self._doomed.difference_update(batch)
             self._deleted.notify()

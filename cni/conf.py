@@ -31,19 +31,19 @@ def render_conflist(socket_path: Path) -> bytes:
     return json.dumps(conflist, indent=2).encode() + b"\n"
 
 
-def install_conf(directory: Path, conflist: bytes) -> Path:
-    """Put the configuration into `directory`, which is made if need be; returns its path. Raises OSError."""
+def install_conf(directory: Path, conflist: bytes) -> bool:
+    """Put the configuration into `directory`, which is made if need be; False if it was there. Raises OSError."""
     return _install(directory / CONF_FILE, conflist, 0o644)
 
 
-def install_executable(directory: Path, source: Path) -> Path:
-    """Put the executable `source` into `directory`, which is made if need be; returns its path. Raises OSError."""
+def install_executable(directory: Path, source: Path) -> bool:
+    """Put the executable `source` into `directory`, which is made if need be; False if it was there. Raises OSError."""
     return _install(directory / EXECUTABLE, source.read_bytes(), 0o755)
 
 
-def _install(path: Path, content: bytes, mode: int) -> Path:
+def _install(path: Path, content: bytes, mode: int) -> bool:
     if _is_installed(path, content, mode):
-        return path
+        return False
     path.parent.mkdir(parents=True, exist_ok=True)
     # The name ends in .tmp: runtimes read only .conf, .conflist and .json.
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
@@ -58,7 +58,7 @@ def _install(path: Path, content: bytes, mode: int) -> Path:
         os.unlink(temporary)
         raise
     _sync_directory(path.parent)
-    return path
+    return True
 
 
 def _is_installed(path: Path, content: bytes, mode: int) -> bool:

@@ -246,9 +246,14 @@ async def test_a_node_is_who_its_record_says(agent: Agent) -> None:
     assert view is agent.view
 
 
-async def test_an_address_that_was_set_goes_before_that_of_the_record(agent: Agent) -> None:
-    _, identity = await wait_identity(agent.cluster, settings(IPv4Address("192.0.2.99")))
-    assert identity.address == IPv4Address("192.0.2.99")
+async def test_of_several_records_with_a_nodes_name_the_one_with_its_address_is_its_own(
+    agent: Agent, etcd: EtcdServers
+) -> None:
+    put(etcd, f"{SUBNETS}/192.0.2.99", {**NODE1, "HostIP": "192.0.2.99", "Subnet": "172.11.8.0/22"})
+    await agent.until(lambda view: f"{SUBNETS}/192.0.2.99" in view.subnets)
+    for address, subnet in (("192.0.2.11", "172.11.0.0/22"), ("192.0.2.99", "172.11.8.0/22")):
+        _, identity = await wait_identity(agent.cluster, settings(IPv4Address(address)))
+        assert (identity.address, identity.subnet) == (IPv4Address(address), IPv4Network(subnet))
 
 
 async def test_a_node_without_a_subnet_waits_for_one(agent: Agent, etcd: EtcdServers) -> None:

@@ -22,15 +22,17 @@ def test_what_a_runtime_derives_from_the_configuration_is_a_request_configuratio
 
 
 def test_an_installed_configuration_is_readable_and_alone_in_its_directory(tmp_path: Path) -> None:
-    path = install_conf(tmp_path / "net.d", b"{}")
+    path = tmp_path / "net.d" / "10-k8s-ovs.conflist"
+    install_conf(path.parent, b"{}")
     assert list(path.parent.iterdir()) == [path]
-    assert (path.name, path.read_bytes(), path.stat().st_mode & 0o777) == ("10-k8s-ovs.conflist", b"{}", 0o644)
+    assert (path.read_bytes(), path.stat().st_mode & 0o777) == (b"{}", 0o644)
 
 
 def test_the_executable_is_replaced_by_a_new_file_so_a_running_one_is_left_alone(tmp_path: Path) -> None:
     source = tmp_path / "source"
     source.write_bytes(b"old")
-    path = install_executable(tmp_path / "bin", source)
+    path = tmp_path / "bin" / "k8s-ovs"
+    install_executable(path.parent, source)
     with path.open("rb") as running:
         source.write_bytes(b"new")
         install_executable(tmp_path / "bin", source)
@@ -39,14 +41,18 @@ def test_the_executable_is_replaced_by_a_new_file_so_a_running_one_is_left_alone
 
 
 def test_what_is_installed_already_is_not_written_again(tmp_path: Path) -> None:
-    before = install_conf(tmp_path, b"{}").stat()
-    assert install_conf(tmp_path, b"{}").stat().st_ino == before.st_ino
+    assert install_conf(tmp_path, b"{}")
+    before = (tmp_path / "10-k8s-ovs.conflist").stat()
+    assert not install_conf(tmp_path, b"{}")
+    assert (tmp_path / "10-k8s-ovs.conflist").stat().st_ino == before.st_ino
 
 
 def test_a_mode_that_somebody_changed_is_repaired(tmp_path: Path) -> None:
-    path = install_conf(tmp_path, b"{}")
+    path = tmp_path / "10-k8s-ovs.conflist"
+    install_conf(tmp_path, b"{}")
     path.chmod(0o600)
-    assert install_conf(tmp_path, b"{}").stat().st_mode & 0o777 == 0o644
+    assert install_conf(tmp_path, b"{}")
+    assert path.stat().st_mode & 0o777 == 0o644
 
 
 def test_the_files_of_others_stay(tmp_path: Path) -> None:
