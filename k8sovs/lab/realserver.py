@@ -42,7 +42,7 @@ _KINDS: Final[Mapping[str, type[Resource]]] = {
     "ClusterRole": ClusterRole,
     "ClusterRoleBinding": ClusterRoleBinding,
 }
-_CONTROLLERS: Final = (
+CONTROLLERS: Final = (
     *("namespace", "serviceaccount", "garbagecollector", "root-ca-cert-publisher"),
     *("deployment", "replicaset", "statefulset", "job", "endpoint", "endpointslice"),
 )
@@ -60,6 +60,8 @@ class RealServer:
     address: IPv4Address
     port: int
     etcd_port: int
+    controllers: tuple[str, ...] = CONTROLLERS
+    """which of the controller manager's"""
 
     @property
     def manages_itself(self) -> bool:
@@ -95,7 +97,7 @@ class RealServer:
         """The controller manager, with the rights of `kubeconfig`."""
         return (
             *(str(self._binary("kube-controller-manager")), f"--kubeconfig={kubeconfig}", "--leader-elect=false"),
-            *(f"--controllers={','.join(_CONTROLLERS)}", "--bind-address=127.0.0.1"),
+            *(f"--controllers={','.join(self.controllers)}", "--bind-address=127.0.0.1"),
             f"--service-account-private-key-file={self.pki.key('accounts')}",
             f"--root-ca-file={self.pki.authority}",
         )

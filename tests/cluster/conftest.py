@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.apiserver import RealApiServer
 from tests.support.lab import LabUnderTest, k8sovs
 
 LABS = Path("/run/k8sovs-lab")
@@ -31,3 +32,20 @@ def lab(request: pytest.FixtureRequest) -> Iterator[LabUnderTest]:
         yield running
     finally:
         running("down")
+
+
+@pytest.fixture(scope="session")
+def real_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealApiServer]:
+    """Kubernetes' own API server, for all tests of a run."""
+    assets = os.environ.get("KUBEBUILDER_ASSETS")
+    if not assets:
+        pytest.skip("KUBEBUILDER_ASSETS names no directory with kube-apiserver and kube-controller-manager")
+    with RealApiServer(Path(assets), tmp_path_factory.mktemp("kubernetes")) as running:
+        yield running
+
+
+@pytest.fixture
+def real_api(real_server: RealApiServer) -> Iterator[RealApiServer]:
+    """The same, without what a test left in it."""
+    yield real_server
+    real_server.clean()

@@ -12,7 +12,6 @@ import threading
 from collections.abc import Iterator
 from contextlib import aclosing, closing
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -33,7 +32,7 @@ from k8sovs.kubernetes import (
     Timing,
     key_of,
 )
-from tests.support.apiserver import ApiServerProcess
+from tests.support.apiserver import ApiServer, ApiServerProcess
 
 QUICK = Timing(first_delay_s=0.01, longest_delay_s=0.05)
 MERGE = {"Content-Type": "application/merge-patch+json"}
@@ -52,15 +51,22 @@ SERVICE = {
 
 
 @pytest.fixture
-def api(tmp_path: Path) -> Iterator[ApiServerProcess]:
+def embedded(tmp_path: Path) -> Iterator[ApiServerProcess]:
     with ApiServerProcess(tmp_path, "--bookmark-interval", "0.2") as process:
         yield process
 
 
+@pytest.fixture(params=["embedded", "real_api"])
+def api(request: pytest.FixtureRequest) -> ApiServer:
+    """One after the other: the embedded server is right where the real one passes the same test."""
+    server: ApiServer = request.getfixturevalue(request.param)
+    return server
+
+
 @pytest.fixture
-def tenant(api: ApiServerProcess) -> ApiServerProcess:
+def tenant(api: ApiServer) -> ApiServer:
     """With a namespace `t`."""
-    request(api, "POST", "/api/v1/namespaces", {"metadata": {"name": "t"}})
+    api.request("POST", "/api/v1/namespaces", {"metadata": {"name": "t"}})
     return api
 
 
@@ -68,34 +74,25 @@ def tenant(api: ApiServerProcess) -> ApiServerProcess:
 def unchanged(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServerProcess]:
     """With a namespace `t`, for all tests that leave nothing behind."""
     with ApiServerProcess(tmp_path_factory.mktemp("api")) as process:
-        request(process, "POST", "/api/v1/namespaces", {"metadata": {"name": "t"}})
+        process.request("POST", "/api/v1/namespaces", {"metadata": {"name": "t"}})
         yield process
 
 
-def request(
-    api: ApiServerProcess, method: str, path: str, body: object = None, accept: str = "application/json", **headers: str
-) -> tuple[int, dict[str, Any]]:
-    with closing(http.client.HTTPConnection(api.address, timeout=10)) as connection:
-        content = body if isinstance(body, bytes | None) else json.dumps(body)
-        connection.request(method, path, content, {"Accept": accept, **headers})
-        answer = connection.getresponse()
-        return answer.status, json.loads(answer.read())
-
-
-def create_pod(api: ApiServerProcess, name: str = "p", node: str = "", **labels: str) -> None:
+def create_pod(api: ApiServer, name: str = "p", node: str = "", **labels: str) -> None:
     spec = {**POD["spec"], **({"nodeName": node} if node else {})}  # type: ignore[dict-item]
     body = {"metadata": {"name": name, "labels": labels}, "spec": spec}
-    assert request(api, "POST", "/api/v1/namespaces/t/pods", body)[0] == 201
+    assert api.request("POST", "/api/v1/namespaces/t/pods", body)[0] == 201
 
 
 def refusal_of(error: subprocess.CalledProcessError) -> str:
     return str(error.stderr).strip()
 
 
-def test_kubectl_creates_a_namespace_and_lists_it(api: ApiServerProcess) -> None:
+def test_kubectl_creates_a_namespace_and_lists_it(api: ApiServer) -> None:
     assert api.kubectl("create", "ns", "t") == "namespace/t created\n"
-    assert [line.split()[:2] for line in api.kubectl("get", "ns").splitlines()] == [
-        ["NAME", "STATUS"],
+    header, *rows = [line.split()[:2] for line in api.kubectl("get", "ns").splitlines()]
+    assert header == ["NAME", "STATUS"]
+    assert [row for row in rows if row[0] in ("default", "kube-system", "t")] == [
         ["default", "Active"],
         ["kube-system", "Active"],
         ["t", "Active"],
@@ -103,7 +100,7 @@ def test_kubectl_creates_a_namespace_and_lists_it(api: ApiServerProcess) -> None
     assert json.loads(api.kubectl("get", "ns", "t", "-o", "json"))["metadata"]["name"] == "t"
 
 
-def test_kubectl_applies_annotates_labels_patches_and_describes(tenant: ApiServerProcess) -> None:
+def test_kubectl_applies_annotates_labels_patches_and_describes(tenant: ApiServer) -> None:
     def kubectl(*arguments: str, stdin: str | None = None) -> str:
         return tenant.kubectl("-n", "t", *arguments, stdin=stdin)
 
@@ -123,12 +120,11 @@ def test_kubectl_applies_annotates_labels_patches_and_describes(tenant: ApiServe
     assert kubectl("get", "pods", "-l", "tier=back", "-o", "name") == ""
 
 
-def test_kubectl_prints_tables(tenant: ApiServerProcess) -> None:
+def test_kubectl_prints_tables(tenant: ApiServer) -> None:
     create_pod(tenant, node="node1")
-    status = {
-        "status": {"phase": "Running", "podIP": "172.11.0.2", "containerStatuses": [{"name": "c", "ready": True}]}
-    }
-    request(tenant, "PATCH", "/api/v1/namespaces/t/pods/p/status", status, **MERGE)
+    container = {"name": "c", "image": "i", "imageID": "", "ready": True, "restartCount": 0, "state": {"running": {}}}
+    status = {"phase": "Running", "podIP": "172.11.0.2", "containerStatuses": [container]}
+    tenant.request("PATCH", "/api/v1/namespaces/t/pods/p/status", {"status": status}, **MERGE)
     row = tenant.kubectl("-n", "t", "get", "pods", "-o", "wide", "--no-headers").split()
     assert row[:4] == ["p", "1/1", "Running", "0"]
     assert row[5:7] == ["172.11.0.2", "node1"]
@@ -137,7 +133,7 @@ def test_kubectl_prints_tables(tenant: ApiServerProcess) -> None:
     assert service[:2] + service[3:5] == ["web", "ClusterIP", "<none>", "80/TCP"]
 
 
-def test_kubectl_watches(tenant: ApiServerProcess) -> None:
+def test_kubectl_watches(tenant: ApiServer) -> None:
     command = ["kubectl", f"--kubeconfig={tenant.kubeconfig}", "-n", "t", "get", "pods", "-w", "--no-headers"]
     create_pod(tenant, "first")
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as watching:
@@ -153,7 +149,7 @@ def test_kubectl_watches(tenant: ApiServerProcess) -> None:
             watching.kill()
 
 
-def test_kubectl_deletes_and_waits_until_the_object_is_gone(tenant: ApiServerProcess) -> None:
+def test_kubectl_deletes_and_waits_until_the_object_is_gone(tenant: ApiServer) -> None:
     create_pod(tenant)
     assert tenant.kubectl("-n", "t", "delete", "pod", "p") == 'pod "p" deleted\n'
     assert tenant.kubectl("delete", "ns", "t") == 'namespace "t" deleted\n'
@@ -162,18 +158,18 @@ def test_kubectl_deletes_and_waits_until_the_object_is_gone(tenant: ApiServerPro
     assert refusal_of(caught.value) == 'Error from server (NotFound): namespaces "t" not found'
 
 
-def test_kubectl_creates_config_maps_and_service_accounts(tenant: ApiServerProcess) -> None:
+def test_kubectl_creates_config_maps_and_service_accounts(tenant: ApiServer) -> None:
     tenant.kubectl("-n", "t", "create", "cm", "x", "--from-literal=a=b")
     assert json.loads(tenant.kubectl("-n", "t", "get", "cm", "x", "-o", "json"))["data"] == {"a": "b"}
     assert tenant.kubectl("-n", "t", "create", "sa", "me") == "serviceaccount/me created\n"
 
 
-def test_discovery_names_what_is_there(unchanged: ApiServerProcess) -> None:
+def test_discovery_names_what_is_there(unchanged: ApiServer) -> None:
     listed = {line.split()[0] for line in unchanged.kubectl("api-resources", "--no-headers").splitlines()}
     assert listed >= {"namespaces", "nodes", "pods", "services", "events", "endpointslices", "leases", "configmaps"}
-    assert request(unchanged, "GET", "/apis/nothing.example.com/v1")[0] == 404
-    assert request(unchanged, "GET", "/api/v1/nothings")[0] == 404
-    assert request(unchanged, "GET", "/version")[1]["major"] == "1"
+    assert unchanged.request("GET", "/apis/nothing.example.com/v1")[0] == 404
+    assert unchanged.request("GET", "/api/v1/nothings")[0] == 404
+    assert unchanged.request("GET", "/version")[1]["major"] == "1"
 
 
 @pytest.mark.parametrize(
@@ -206,32 +202,32 @@ def test_discovery_names_what_is_there(unchanged: ApiServerProcess) -> None:
     ],
 )
 def test_a_bad_request_is_refused_with_a_status(
-    unchanged: ApiServerProcess, method: str, path: str, body: object, headers: dict[str, str], code: int
+    unchanged: ApiServer, method: str, path: str, body: object, headers: dict[str, str], code: int
 ) -> None:
-    answer = request(unchanged, method, path, body, **headers)
+    answer = unchanged.request(method, path, body, **headers)
     assert answer[0] == code, answer[1]
 
 
 @pytest.mark.parametrize("version", ["1", "999999999999999999"])
-def test_a_watch_from_a_version_that_is_not_in_history_is_told_so(unchanged: ApiServerProcess, version: str) -> None:
-    code, event = request(unchanged, "GET", f"/api/v1/namespaces?watch=true&resourceVersion={version}")
+def test_a_watch_from_a_version_that_is_not_in_history_is_told_so(unchanged: ApiServer, version: str) -> None:
+    code, event = unchanged.request("GET", f"/api/v1/namespaces?watch=true&resourceVersion={version}")
     assert code == 200
     assert (event["type"], event["object"]["code"], event["object"]["reason"]) == ("ERROR", 410, "Expired")
 
 
-def test_pages_show_one_moment_even_if_objects_come_and_go_between(tenant: ApiServerProcess) -> None:
+def test_pages_show_one_moment_even_if_objects_come_and_go_between(tenant: ApiServer) -> None:
     for name in ("a", "b", "c"):
         create_pod(tenant, name)
-    first = request(tenant, "GET", "/api/v1/namespaces/t/pods?limit=2")[1]
+    first = tenant.request("GET", "/api/v1/namespaces/t/pods?limit=2")[1]
     assert first["metadata"]["remainingItemCount"] == 1
     create_pod(tenant, "d")
-    request(tenant, "DELETE", "/api/v1/namespaces/t/pods/c")
-    rest = request(tenant, "GET", f"/api/v1/namespaces/t/pods?limit=2&continue={first['metadata']['continue']}")[1]
+    tenant.request("DELETE", "/api/v1/namespaces/t/pods/c")
+    rest = tenant.request("GET", f"/api/v1/namespaces/t/pods?limit=2&continue={first['metadata']['continue']}")[1]
     assert [pod["metadata"]["name"] for pod in rest["items"]] == ["c"]
     assert rest["metadata"] == {"resourceVersion": first["metadata"]["resourceVersion"]}
 
 
-async def test_our_client_creates_reads_changes_and_deletes(tenant: ApiServerProcess) -> None:
+async def test_our_client_creates_reads_changes_and_deletes(tenant: ApiServer) -> None:
     async with Kubernetes(str(tenant.kubeconfig)) as kubernetes:
         node = await kubernetes.create(Node(metadata=ObjectMeta(name="node1")))
         with pytest.raises(AlreadyExists):
@@ -251,7 +247,7 @@ async def test_our_client_creates_reads_changes_and_deletes(tenant: ApiServerPro
             await kubernetes.get(Node, "node1")
 
 
-async def test_an_event_about_a_namespace_is_found_in_it(tenant: ApiServerProcess) -> None:
+async def test_an_event_about_a_namespace_is_found_in_it(tenant: ApiServer) -> None:
     async with Kubernetes(str(tenant.kubeconfig)) as kubernetes:
         namespace = await kubernetes.get(Namespace, "t")
         await kubernetes.create_event("t", namespace, "ActionRefused", "no such namespace: u", "k8sovs-controller")
@@ -261,7 +257,7 @@ async def test_an_event_about_a_namespace_is_found_in_it(tenant: ApiServerProces
     assert listed[1:4] == ["Warning", "ActionRefused", "namespace/t"]
 
 
-async def test_our_watch_follows_a_pod_through_its_life(tenant: ApiServerProcess) -> None:
+async def test_our_watch_follows_a_pod_through_its_life(tenant: ApiServer) -> None:
     async with (
         asyncio.timeout(10),
         Kubernetes(str(tenant.kubeconfig), timing=QUICK) as kubernetes,
@@ -282,7 +278,7 @@ async def test_our_watch_follows_a_pod_through_its_life(tenant: ApiServerProcess
         assert [type(await anext(changes)), type(await anext(changes))] == [Put, Gone]
 
 
-async def test_a_pod_that_leaves_or_joins_the_selection_is_told_as_gone_or_new(tenant: ApiServerProcess) -> None:
+async def test_a_pod_that_leaves_or_joins_the_selection_is_told_as_gone_or_new(tenant: ApiServer) -> None:
     create_pod(tenant, app="x")
     async with (
         asyncio.timeout(10),
@@ -298,44 +294,44 @@ async def test_a_pod_that_leaves_or_joins_the_selection_is_told_as_gone_or_new(t
         assert isinstance(await anext(changes), Put)
 
 
-async def test_a_server_started_anew_makes_clients_list_again(api: ApiServerProcess) -> None:
+async def test_a_server_started_anew_makes_clients_list_again(embedded: ApiServerProcess) -> None:
     async with (
         asyncio.timeout(20),
-        Kubernetes(str(api.kubeconfig), timing=QUICK) as kubernetes,
+        Kubernetes(str(embedded.kubeconfig), timing=QUICK) as kubernetes,
         aclosing(kubernetes.watch(Namespace)) as changes,
     ):
         await anext(changes)
         await kubernetes.create(Namespace(metadata=ObjectMeta(name="t")))
         assert isinstance(await anext(changes), Put)
-        await asyncio.to_thread(api.stop)
-        await asyncio.to_thread(api.start)
+        await asyncio.to_thread(embedded.stop)
+        await asyncio.to_thread(embedded.start)
         again = await anext(changes)
         assert isinstance(again, Listed)
         assert {key_of(item).name for item in again.items} == {"default", "kube-system"}
 
 
-async def test_a_silent_server_is_given_up_and_found_again(api: ApiServerProcess) -> None:
+async def test_a_silent_server_is_given_up_and_found_again(embedded: ApiServerProcess) -> None:
     impatient = Timing(request_s=0.5, inactivity_s=0.5, first_delay_s=0.01, longest_delay_s=0.05)
     async with (
         asyncio.timeout(20),
-        Kubernetes(str(api.kubeconfig), timing=impatient) as kubernetes,
+        Kubernetes(str(embedded.kubeconfig), timing=impatient) as kubernetes,
         aclosing(kubernetes.watch(Namespace)) as changes,
     ):
         await anext(changes)
-        api.pause()
+        embedded.pause()
         waiting = asyncio.ensure_future(anext(changes))
         with pytest.raises(KubernetesError):
             await kubernetes.get(Namespace, "default")
-        api.resume()
-        await asyncio.to_thread(request, api, "POST", "/api/v1/namespaces", {"metadata": {"name": "t"}})
+        embedded.resume()
+        await asyncio.to_thread(embedded.request, "POST", "/api/v1/namespaces", {"metadata": {"name": "t"}})
         told = await waiting
         assert isinstance(told, Put)
         assert told.key.name == "t"
 
 
-async def test_bookmarks_keep_a_quiet_watch_alive(api: ApiServerProcess) -> None:
+async def test_bookmarks_keep_a_quiet_watch_alive(embedded: ApiServerProcess) -> None:
     patient_for_less = Timing(inactivity_s=0.6)
-    async with Kubernetes(str(api.kubeconfig), timing=patient_for_less) as kubernetes:
+    async with Kubernetes(str(embedded.kubeconfig), timing=patient_for_less) as kubernetes:
         async with aclosing(kubernetes.watch(Namespace)) as changes:
             await anext(changes)
             with pytest.raises(TimeoutError):
@@ -343,10 +339,11 @@ async def test_bookmarks_keep_a_quiet_watch_alive(api: ApiServerProcess) -> None
         assert kubernetes.statistics().errors == 0
 
 
-async def test_changes_that_a_watch_does_not_select_keep_no_bookmark_away(tenant: ApiServerProcess) -> None:
-    create_pod(tenant)
+async def test_changes_that_a_watch_does_not_select_keep_no_bookmark_away(embedded: ApiServerProcess) -> None:
+    embedded.request("POST", "/api/v1/namespaces", {"metadata": {"name": "t"}})
+    create_pod(embedded)
     patient_for_less = Timing(inactivity_s=0.6)
-    async with Kubernetes(str(tenant.kubeconfig), timing=patient_for_less) as kubernetes:
+    async with Kubernetes(str(embedded.kubeconfig), timing=patient_for_less) as kubernetes:
         async with aclosing(kubernetes.watch(Pod, field_selector="spec.nodeName=node1")) as changes:
             await anext(changes)
             waiting = asyncio.ensure_future(anext(changes))
@@ -358,11 +355,11 @@ async def test_changes_that_a_watch_does_not_select_keep_no_bookmark_away(tenant
         assert kubernetes.statistics().errors == 0
 
 
-def test_the_process_ends_cleanly_with_a_watch_open(api: ApiServerProcess) -> None:
-    with closing(http.client.HTTPConnection(api.address, timeout=10)) as connection:
+def test_the_process_ends_cleanly_with_a_watch_open(embedded: ApiServerProcess) -> None:
+    with closing(http.client.HTTPConnection(embedded.address, timeout=10)) as connection:
         connection.request("GET", "/api/v1/namespaces?watch=true&allowWatchBookmarks=true")
         assert connection.getresponse().readline()
-        assert api.stop() == 0
+        assert embedded.stop() == 0
 
 
 def test_it_serves_on_a_socket_that_it_was_handed() -> None:
@@ -390,7 +387,7 @@ def test_an_address_that_cannot_be_had_is_said(address: str) -> None:
     assert ended.stderr.startswith(f"the API server cannot listen: --listen {address}: ")
 
 
-def test_the_official_client_agrees(tenant: ApiServerProcess) -> None:
+def test_the_official_client_agrees(tenant: ApiServer) -> None:
     from kubernetes import client, config, watch
 
     core = client.CoreV1Api(config.new_client_from_config(str(tenant.kubeconfig)))

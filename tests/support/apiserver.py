@@ -1,14 +1,24 @@
-"""The embedded API server as a process of its own, and kubectl against it."""
+"""API servers as processes of their own, the embedded one and Kubernetes' own, and kubectl against them."""
 
 from __future__ import annotations
 
+import http.client
+import json
 import os
 import signal
+import socket
+import ssl
 import subprocess
 import sys
+from contextlib import ExitStack, closing
+from ipaddress import IPv4Address
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
+
+from k8sovs.lab import cluster, pki, realserver
+from k8sovs.lab.realserver import RealServer
+from tests.support.lab import eventually
 
 KUBECONFIG = """\
 apiVersion: v1
@@ -20,8 +30,38 @@ current-context: lab
 """
 
 
-class ApiServerProcess:
-    """Starts on entering; `kubeconfig` is the path of a file that leads to it."""
+class ApiServer:
+    """An API server under test, whichever it is; `kubeconfig` is the path of a file that leads to it."""
+
+    kubeconfig: Path
+    address: str
+
+    def connect(self) -> http.client.HTTPConnection:
+        """A connection as somebody who may do everything."""
+        return http.client.HTTPConnection(self.address, timeout=10)
+
+    def request(
+        self, method: str, path: str, body: object = None, accept: str = "application/json", **headers: str
+    ) -> tuple[int, dict[str, Any]]:
+        """Code and JSON of the answer. The body is JSON by default, bytes are sent as they are."""
+        with closing(self.connect()) as connection:
+            content = body if isinstance(body, bytes | None) else json.dumps(body)
+            kind = {} if content is None else {"Content-Type": "application/json"}
+            connection.request(method, path, content, {"Accept": accept, **kind, **headers})
+            answer = connection.getresponse()
+            return answer.status, json.loads(answer.read())
+
+    def kubectl(self, *arguments: str, stdin: str | None = None, check: bool = True) -> str:
+        """Standard output of kubectl; CalledProcessError, with its standard error, if it fails."""
+        environment = os.environ | {"KUBECONFIG": str(self.kubeconfig), "HOME": str(self.kubeconfig.parent)}
+        command = ["kubectl", *arguments]
+        return subprocess.run(
+            command, input=stdin, capture_output=True, text=True, check=check, timeout=30, env=environment
+        ).stdout
+
+
+class ApiServerProcess(ApiServer):
+    """The embedded one. Starts on entering."""
 
     def __init__(self, directory: Path, *arguments: str) -> None:
         self._arguments = arguments
@@ -75,10 +115,86 @@ class ApiServerProcess:
         assert self._process is not None
         self._process.send_signal(signal.SIGCONT)
 
-    def kubectl(self, *arguments: str, stdin: str | None = None, check: bool = True) -> str:
-        """Standard output of kubectl; CalledProcessError, with its standard error, if it fails."""
-        environment = os.environ | {"KUBECONFIG": str(self.kubeconfig), "HOME": str(self.kubeconfig.parent)}
-        command = ["kubectl", *arguments]
-        return subprocess.run(
-            command, input=stdin, capture_output=True, text=True, check=check, timeout=30, env=environment
-        ).stdout
+
+class RealApiServer(ApiServer):
+    """Kubernetes' own, with a controller manager that only ends namespaces. Starts on entering."""
+
+    def __init__(self, assets: Path, directory: Path) -> None:
+        self.kubeconfig = directory / "kubeconfig"
+        self._directory = directory
+        self._processes: list[subprocess.Popen[bytes]] = []
+        port, etcd_port = free_ports(2)
+        self.pki = pki.create(directory / "pki", realserver.SERVER_NAMES)
+        loopback = IPv4Address("127.0.0.1")
+        self._server = RealServer(assets, directory, self.pki, loopback, port, etcd_port, controllers=("namespace",))
+        self.address = f"127.0.0.1:{port}"
+        admin = realserver.by_certificate(self.pki, "admin")
+        cluster.write_kubeconfig(self.kubeconfig, f"https://{self.address}", self.pki, admin)
+
+    def __enter__(self) -> Self:
+        try:
+            for command in (
+                self._server.etcd(),
+                self._server.apiserver(),
+                self._server.controller_manager(self.kubeconfig),
+            ):
+                self._start(*command)
+            eventually(self._is_ready, "the real API server is ready", deadline_s=50)
+        except BaseException:
+            self.kill()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.kill()
+
+    def kill(self) -> None:
+        """All three, and their data with the directory."""
+        for process in reversed(self._processes):
+            process.kill()
+            process.wait()
+
+    def connect(self) -> http.client.HTTPConnection:
+        context = ssl.create_default_context(cafile=self.pki.authority)
+        context.load_cert_chain(self.pki.certificate("admin"), self.pki.key("admin"))
+        return http.client.HTTPSConnection(self.address, timeout=10, context=context)
+
+    def clean(self) -> None:
+        """Remove what a test has made, as far as tests make it: tenants and nodes."""
+        self.kubectl("delete", "nodes", "--all")
+        names = self.kubectl("get", "ns", "-o", "name").split()
+        tenants = [name for name in names if name != "namespace/default" and "/kube-" not in name]
+        for name in tenants:
+            namespace = name.removeprefix("namespace/")
+            self.kubectl("-n", namespace, "delete", "pods", "--all", "--grace-period=0", "--force")
+            self.kubectl("delete", "ns", namespace)
+
+    def _start(self, *command: str) -> None:
+        with (self._directory / f"{Path(command[0]).name}.log").open("wb") as log:
+            guarded = ["setpriv", "--pdeathsig", "KILL", *command]
+            self._processes.append(subprocess.Popen(guarded, stdout=log, stderr=log))
+
+    def _is_ready(self) -> bool:
+        for process in self._processes:
+            assert process.poll() is None, f"{process.args!r} ended: see the logs in {self._directory}"
+        try:
+            return self.request("GET", "/api/v1/namespaces/default")[0] == 200
+        except OSError:
+            return False
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports of the loopback that nobody listens on, each with a free one above."""
+    found: list[int] = []
+    while len(found) < count:
+        with ExitStack() as opened:
+            first = opened.enter_context(socket.create_server(("127.0.0.1", 0)))
+            port = first.getsockname()[1]
+            try:
+                opened.enter_context(socket.create_server(("127.0.0.1", port + 1)))
+            except OSError:
+                continue
+            found.append(port)
+    return found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import ssl
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -53,6 +54,7 @@ class Request:
     path: str
     query: Mapping[str, str]
     at: float
+    authorization: str = ""
 
 
 def _event(event: object) -> bytes:
@@ -63,18 +65,18 @@ def _event(event: object) -> bytes:
 class ScriptedApi:
     """Plays one step per request; when the script is over, every request gets silence."""
 
-    def __init__(self, directory: Path, steps: Iterable[Answer | Stream]) -> None:
+    def __init__(self, directory: Path, steps: Iterable[Answer | Stream], tls: ssl.SSLContext | None = None) -> None:
         self._steps = iter(list(steps))
         self.requests: list[Request] = []
         self.kubeconfig = directory / "kubeconfig"
+        self._tls = tls
         self._server: asyncio.Server | None = None
         self._connections: set[asyncio.Task[None]] = set()
         self._arrived = asyncio.Condition()
 
     async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
-        host, port = self._server.sockets[0].getsockname()[:2]
-        self.kubeconfig.write_text(KUBECONFIG.format(address=f"{host}:{port}"))
+        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0, ssl=self._tls)
+        self.kubeconfig.write_text(KUBECONFIG.format(address=f"127.0.0.1:{self.port}"))
         return self
 
     async def __aexit__(
@@ -85,6 +87,13 @@ class ScriptedApi:
         for task in self._connections:
             task.cancel()
         await asyncio.gather(*self._connections, return_exceptions=True)
+
+    @property
+    def port(self) -> int:
+        """The port of 127.0.0.1 that it listens on."""
+        assert self._server is not None
+        port: int = self._server.sockets[0].getsockname()[1]
+        return port
 
     async def wait_requests(self, count: int) -> None:
         """Until so many requests came."""
@@ -101,7 +110,8 @@ class ScriptedApi:
             head = await reader.readuntil(b"\r\n\r\n")
             target = urlsplit(head.split()[1].decode())
             async with self._arrived:
-                self.requests.append(Request(target.path, dict(parse_qsl(target.query)), time.monotonic()))
+                query = dict(parse_qsl(target.query))
+                self.requests.append(Request(target.path, query, time.monotonic(), _header(head, "authorization")))
                 self._arrived.notify_all()
             match next(self._steps, Stream((), Then.HANG)):
                 case Answer() as answer:
@@ -126,6 +136,11 @@ class ScriptedApi:
                 await asyncio.Event().wait()
             case Then.CUT:
                 writer.transport.abort()
+
+
+def _header(head: bytes, name: str) -> str:
+    lines = (line.partition(":") for line in head.decode().splitlines())
+    return next((value.strip() for found, _, value in lines if found.lower() == name), "")
 
 
 def _rendered(answer: Answer) -> bytes:

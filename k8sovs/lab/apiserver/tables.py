@@ -100,7 +100,7 @@ def _age(document: Document, now: datetime) -> str:
 
 def _pod_ready(pod: Document, _: datetime) -> str:
     statuses = entries(pod, "status", "containerStatuses")
-    ready = sum(status.get("ready") is True for status in statuses)
+    ready = sum(status.get("ready") is True and "running" in section(status, "state") for status in statuses)
     return f"{ready}/{len(entries(pod, 'spec', 'containers'))}"
 
 
