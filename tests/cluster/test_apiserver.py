@@ -133,6 +133,42 @@ def test_kubectl_prints_tables(tenant: ApiServer) -> None:
     assert service[:2] + service[3:5] == ["web", "ClusterIP", "<none>", "80/TCP"]
 
 
+def test_kubectl_applies_on_the_server_what_is_not_there_and_what_is(tenant: ApiServer) -> None:
+    def apply(value: str) -> str:
+        body = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "x"}, "data": {"a": value}}
+        return tenant.kubectl("-n", "t", "apply", "--server-side", "-f", "-", stdin=json.dumps(body))
+
+    for value in ("one", "two"):
+        assert apply(value) == "configmap/x serverside-applied\n"
+        assert json.loads(tenant.kubectl("-n", "t", "get", "cm", "x", "-o", "json"))["data"] == {"a": value}
+
+
+def test_kubectl_scales_a_deployment(tenant: ApiServer) -> None:
+    tenant.kubectl("-n", "t", "create", "deployment", "web", "--image=i", "--port=80", "--replicas=2")
+    assert tenant.kubectl("-n", "t", "scale", "deploy", "web", "--replicas=3") == "deployment.apps/web scaled\n"
+    deployment = json.loads(tenant.kubectl("-n", "t", "get", "deploy", "web", "-o", "json"))
+    assert (deployment["spec"]["replicas"], deployment["metadata"]["generation"]) == (3, 2)
+    row = tenant.kubectl("-n", "t", "get", "deploy", "-o", "wide", "--no-headers").split()
+    assert row[:4] + row[5:] == ["web", "0/3", "0", "0", "i", "i", "app=web"]
+    scale = tenant.request("GET", "/apis/apps/v1/namespaces/t/deployments/web/scale")[1]
+    assert (scale["kind"], scale["status"]["selector"]) == ("Scale", "app=web")
+
+
+def test_a_deployment_whose_selector_misses_its_own_pods_is_refused(tenant: ApiServer) -> None:
+    template = {"metadata": {"labels": {"app": "x"}}, "spec": POD["spec"]}
+    body = {"metadata": {"name": "web"}, "spec": {"selector": {"matchLabels": {"app": "y"}}, "template": template}}
+    code, answer = tenant.request("POST", "/apis/apps/v1/namespaces/t/deployments", body)
+    assert (code, answer["details"]["causes"][0]["field"]) == (422, "spec.template.metadata.labels")
+
+
+def test_kubectl_creates_services_and_secrets(tenant: ApiServer) -> None:
+    tenant.kubectl("-n", "t", "create", "service", "clusterip", "web", "--tcp=80:http")
+    service = json.loads(tenant.kubectl("-n", "t", "get", "service", "web", "-o", "json"))
+    assert [(port["port"], port["targetPort"]) for port in service["spec"]["ports"]] == [(80, "http")]
+    tenant.kubectl("-n", "t", "create", "secret", "generic", "s", "--from-literal=a=b")
+    assert json.loads(tenant.kubectl("-n", "t", "get", "secret", "s", "-o", "json"))["data"] == {"a": "Yg=="}
+
+
 def test_kubectl_watches(tenant: ApiServer) -> None:
     command = ["kubectl", f"--kubeconfig={tenant.kubeconfig}", "-n", "t", "get", "pods", "-w", "--no-headers"]
     create_pod(tenant, "first")
@@ -188,9 +224,9 @@ def test_discovery_names_what_is_there(unchanged: ApiServer) -> None:
         ("POST", "/api/v1/namespaces", b" " * 4_000_000, {}, 413),
         ("PATCH", "/api/v1/namespaces/t", {}, {"Content-Type": "text/plain"}, 415),
         ("PATCH", "/api/v1/namespaces/t", {}, {"Content-Type": "application/json-patch+json"}, 400),
-        ("PATCH", "/api/v1/namespaces/t", {"metadata": {"labels": 7}}, MERGE, 400),
-        ("PATCH", "/api/v1/namespaces/t", {"metadata": {"labels": {"a": 7}}}, MERGE, 400),
-        ("PATCH", "/api/v1/namespaces/t", {"metadata": {"finalizers": "a"}}, MERGE, 400),
+        ("PATCH", "/api/v1/namespaces/t", {"metadata": {"labels": 7}}, MERGE, 422),
+        ("PATCH", "/api/v1/namespaces/t", {"metadata": {"labels": {"a": 7}}}, MERGE, 422),
+        ("PATCH", "/api/v1/namespaces/t", {"metadata": {"finalizers": "a"}}, MERGE, 422),
         ("POST", "/api/v1/namespaces/t/pods", {"metadata": {"name": "p"}, "spec": "a"}, {}, 400),
         ("POST", "/api/v1/namespaces/t/pods", {"metadata": {"name": 7}}, {}, 400),
         ("GET", "/api/v1/namespaces?labelSelector=a=b=c", None, {}, 400),

@@ -59,6 +59,26 @@ def test_kubectl_works_from_the_machine_with_the_environment_that_env_prints(lab
     assert addresses == {"node1": "192.0.2.11", "node2": "192.0.2.12"}
 
 
+def test_a_deployment_that_kubectl_creates_and_exposes_runs_on_the_nodes_and_has_endpoints(lab: LabUnderTest) -> None:
+    lab.run("kubectl", "create", "namespace", "deployed")
+
+    def kubectl(*argv: str) -> str:
+        return lab.run("kubectl", "-n", "deployed", *argv)
+
+    kubectl("create", "deployment", "web", "--image=none", "--replicas=2")
+    kubectl("expose", "deployment", "web", "--port=80")
+    kubectl("rollout", "status", "deployment", "web", "--timeout=20s")
+    first, second = (pod for pod in lab.pods() if pod["namespace"] == "deployed")
+    assert {first["node"], second["node"]} == {"node1", "node2"}
+    subprocess.run(["nsenter", f"--net={first['netns']}", "ping", "-c1", "-W2", second["ip"]], check=True)
+
+    def addresses() -> set[str]:
+        slices = json.loads(kubectl("get", "endpointslices", "-o", "json"))["items"]
+        return {entry["addresses"][0] for body in slices for entry in body.get("endpoints") or []}
+
+    eventually(lambda: addresses() == {first["ip"], second["ip"]}, "both pods are endpoints")
+
+
 def test_a_pod_is_listed_with_a_namespace_to_enter_that_has_its_address(lab: LabUnderTest) -> None:
     added = lab.add_pod("listed/web", "node2")
     listed = next(pod for pod in lab.pods() if pod["namespace"] == "listed")

@@ -13,6 +13,7 @@ from typing import Final
 from k8sovs.lab.apiserver import errors, strategies
 from k8sovs.lab.apiserver.addresses import ServiceAddresses
 from k8sovs.lab.apiserver.documents import Document, copy, section, text, without, words
+from k8sovs.lab.apiserver.errors import ApiError, Cause
 from k8sovs.lab.apiserver.resources import NAMESPACES, PODS, SERVICES, Resource
 from k8sovs.lab.apiserver.store import Key, Store, Stored
 
@@ -126,7 +127,7 @@ class Registry:
         if namespace is None:
             raise errors.not_found(NAMESPACES.plural, "", key.namespace)
         if text(namespace.body, "metadata", "deletionTimestamp"):
-            cause = errors.Cause(
+            cause = Cause(
                 "NamespaceTerminating", f"namespace {key.namespace} is being terminated", "metadata.namespace"
             )
             why = f"unable to create new content in namespace {key.namespace} because it is being terminated"
@@ -193,8 +194,13 @@ class Registry:
         dry_run: bool = False,
     ) -> Stored:
         """Update with what `change` makes of a copy of the object. ApiError as for update."""
-        old = self.get(resource, key)
-        return self.update(resource, key, change(copy(old.body)), subresource, dry_run=dry_run)
+        changed = change(copy(self.get(resource, key).body))
+        try:
+            strategies.check_shape(changed)
+        except ApiError as error:
+            cause = Cause("FieldValueInvalid", f"Invalid value: {error.message}", "patch")
+            raise errors.invalid(resource.kind, resource.group, key.name, [cause]) from error
+        return self.update(resource, key, changed, subresource, dry_run=dry_run)
 
     def bind(self, key: Key, node: str) -> None:
         """Give a pod its node. ApiError 409: it has one."""

@@ -164,6 +164,17 @@ def _selector(service: Document, _: datetime) -> str:
     return ",".join(f"{name}={value}" for name, value in sorted(selector.items())) or _NONE
 
 
+def _template_containers(name: str) -> Callable[[Document, datetime], object]:
+    def cell(workload: Document, _: datetime) -> str:
+        return ",".join(text(entry, name) for entry in entries(workload, "spec", "template", "spec", "containers"))
+
+    return cell
+
+
+def _match_labels(workload: Document, now: datetime) -> str:
+    return _selector({"spec": {"selector": section(workload, "spec", "selector", "matchLabels")}}, now)
+
+
 def _number(*path: str) -> Callable[[Document, datetime], object]:
     return lambda document, _: section(document, *path[:-1]).get(path[-1], 0)
 
@@ -199,6 +210,11 @@ def _event_object(event: Document, _: datetime) -> str:
 _NAME: Final = Column("Name", _at("metadata", "name"))
 _AGE: Final = Column("Age", _age)
 _PLAIN: Final = (_NAME, _AGE)
+_TEMPLATE: Final = (
+    Column("Containers", _template_containers("name"), wide=True),
+    Column("Images", _template_containers("image"), wide=True),
+    Column("Selector", _match_labels, wide=True),
+)
 
 _COLUMNS: Final[Mapping[Resource, tuple[Column, ...]]] = {
     NAMESPACES: (_NAME, Column("Status", _at("status", "phase")), _AGE),
@@ -242,6 +258,7 @@ _COLUMNS: Final[Mapping[Resource, tuple[Column, ...]]] = {
         Column("Up-to-date", _number("status", "updatedReplicas")),
         Column("Available", _number("status", "availableReplicas")),
         _AGE,
+        *_TEMPLATE,
     ),
     REPLICA_SETS: (
         _NAME,
@@ -249,6 +266,7 @@ _COLUMNS: Final[Mapping[Resource, tuple[Column, ...]]] = {
         Column("Current", _number("status", "replicas")),
         Column("Ready", _number("status", "readyReplicas")),
         _AGE,
+        *_TEMPLATE,
     ),
     ENDPOINT_SLICES: (
         _NAME,

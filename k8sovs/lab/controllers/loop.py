@@ -130,6 +130,8 @@ class ControllerLoop:
                 await kubernetes.delete(resource, key.name, namespace=key.namespace, uid=uid)
             case Bind(pod=pod, node=node):
                 await kubernetes.bind(pod, node)
+                if bound := self._objects[Pod].get(pod):
+                    bound["spec"]["nodeName"] = node  # the next pod is placed with this one in mind, watch or no watch
             case Finalize(namespace=namespace):
                 for resource in _UNWATCHED:
                     await kubernetes.delete_all(resource, namespace)
