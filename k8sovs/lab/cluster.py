@@ -78,7 +78,7 @@ def kubernetes(lab: Lab) -> tuple[Daemon, ...]:
     ]
     if real.manages_itself:
         command = real.controller_manager(kubeconfig(lab, "manager"))
-        daemons.append(_daemon(lab, "controller-manager", netns, *command))
+        daemons.append(_daemon(lab, "kube-controller-manager", netns, *command))
     return tuple(daemons)
 
 

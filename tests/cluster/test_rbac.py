@@ -35,9 +35,10 @@ async def test_the_controller_reads_namespaces_and_nodes_tells_events_and_change
             await controller.list(Pod)
 
 
-async def test_an_agents_token_reads_and_changes_nothing(real_api: RealApiServer, tmp_path: Path) -> None:
+async def test_an_agent_reads_pods_and_changes_nothing(real_api: RealApiServer, tmp_path: Path) -> None:
     async with await account(real_api, tmp_path, "agent") as agent:
-        for kind in (Namespace, Node, Pod):
+        await agent.list(Pod)
+        for kind in (Namespace, Node):
             with pytest.raises(KubernetesError, match="forbidden"):
                 await agent.list(kind)
         with pytest.raises(KubernetesError, match="forbidden"):
