@@ -1,5 +1,7 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup demo bench lint test test-unit test-ovs test-cluster test-kernel clean
+.PHONY: help setup demo bench lint test test-unit test-ovs test-cluster test-kernel bench-shaping clean
+
+KERNEL_PACKAGES := qemu-system-x86 linux-image-amd64 kmod busybox-static
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -23,8 +25,12 @@ test-unit test-ovs test-cluster: test-%: setup ## one tier
 	@scripts/test $*
 
 test-kernel: ## the tests marked "kernel" on the kernel datapath, in an emulated virtual machine
-	@scripts/setup qemu-system-x86 linux-image-amd64 kmod busybox-static
+	@scripts/setup $(KERNEL_PACKAGES)
 	@scripts/test-kernel
+
+bench-shaping: ## how near to its bandwidth limit a pod gets, on both datapaths
+	@scripts/setup $(KERNEL_PACKAGES)
+	@scripts/bench-shaping
 
 clean: ## what setup and the tests left in this tree
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .import_linter_cache *.egg-info

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,7 @@ class LabUnderTest:
         status: dict[str, Any] = json.loads(self("status", "--json"))
         return status
 
+    @cached_property
     def env(self) -> dict[str, str]:
         """The variables that `lab env` exports, and the rest of this process's."""
         script = f'{self("env")}\nprintf "%s\\n" "$ETCDCTL_API" "$ETCDCTL_ENDPOINTS" "$KUBECONFIG"'
@@ -60,7 +62,7 @@ class LabUnderTest:
 
     def run(self, *argv: str) -> str:
         """A command of the machine's own, pointed at the lab by `lab env`: etcdctl, kubectl."""
-        done = subprocess.run(argv, capture_output=True, text=True, timeout=30 * PATIENCE, env=self.env())
+        done = subprocess.run(argv, capture_output=True, text=True, timeout=30 * PATIENCE, env=self.env)
         assert done.returncode == 0, f"{' '.join(argv)}: {done.stderr}"
         return done.stdout
 

@@ -1,0 +1,192 @@
+"""Bandwidth limits on pods of a lab: judged by `tc` and by what iperf3 gets through."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from tests.support.lab import LabUnderTest, eventually
+from tests.support.runtime import Node
+
+pytestmark = pytest.mark.kernel
+
+LAB_OPTIONS = ("--nodes", "1")
+INGRESS, EGRESS = "kubernetes.io/ingress-bandwidth", "kubernetes.io/egress-bandwidth"
+METRICS = "http://127.0.0.1:9441/metrics"
+REPAIRED_WITHIN_S = 6.0
+"""A limit inside a pod's namespace is looked at every 5 s; all others are repaired at once."""
+
+
+class ShapingNode:
+    """The lab's one node, and what `tc` says there."""
+
+    def __init__(self, lab: LabUnderTest) -> None:
+        self.lab = lab
+        status = lab.status()
+        self.on_kernel = status["datapath"] == "system"
+        self.run = Node(status["nodes"][0]).execute
+
+    @contextmanager
+    def pod(self, name: str, **annotations: str) -> Iterator[dict[str, Any]]:
+        """A pod of namespace red; ingress= and egress= are its annotations."""
+        names = {"ingress": INGRESS, "egress": EGRESS}
+        options = [part for key, value in annotations.items() for part in ("--annotation", f"{names[key]}={value}")]
+        added = self.lab.add_pod(f"red/{name}", "node1", *options)
+        try:
+            yield added
+        finally:
+            self.lab("pod", "del", f"red/{name}")
+
+    def annotate(self, pod: str, *changes: str) -> None:
+        self.lab.run("kubectl", "-n", "red", "annotate", "--overwrite", "pod", pod, *changes)
+
+    def host_link(self, pod: Mapping[str, Any]) -> str:
+        columns = self.run("ovs-vsctl", "--format=json", "--columns=name,external_ids", "list", "Interface")
+        return next(
+            name
+            for name, (_, ids) in json.loads(columns)["data"]
+            if dict(ids).get("k8sovs-container-id") == pod["container_id"]
+        )
+
+    def ingress(self, pod: Mapping[str, Any]) -> str | None:
+        """The rate into the pod, as tc prints it."""
+        return rate_of(self.run("tc", "qdisc", "show", "dev", self.host_link(pod), "root"))
+
+    def egress(self, pod: Mapping[str, Any]) -> str | None:
+        if not self.on_kernel:
+            return rate_of(inside(pod, "tc", "qdisc", "show", "dev", "eth0", "root"))
+        link = self.host_link(pod)
+        ifb = link.replace("k8o", "k8i")
+        redirected = self.run("tc", "filter", "show", "dev", link, "parent", "ffff:")
+        if f"Egress Redirect to device {ifb}" not in redirected:
+            return None
+        return rate_of(self.run("tc", "qdisc", "show", "dev", ifb, "root"))
+
+    def limits(self, pod: Mapping[str, Any]) -> tuple[str | None, str | None]:
+        return self.ingress(pod), self.egress(pod)
+
+    def remains(self) -> list[str]:
+        """Everything of ours that limits something, on the node."""
+        words = self.run("tc", "qdisc").splitlines() + self.run("ip", "-brief", "link").splitlines()
+        return [line for line in words if "tbf" in line or "ingress" in line or line.startswith("k8i")]
+
+    def flows(self) -> list[str]:
+        dump = self.run("ovs-ofctl", "-OOpenFlow15", "--no-names", "dump-flows", "br0")
+        return sorted(re.sub(r" (duration|n_packets|n_bytes|idle_age)=[^,]*,", "", line) for line in dump.splitlines())
+
+
+def rate_of(qdisc: str) -> str | None:
+    found = re.search(r"tbf .*rate (\S+)", qdisc)
+    return found[1] if found else None
+
+
+def inside(pod: Mapping[str, Any], *argv: str) -> str:
+    return subprocess.check_output(["nsenter", f"--net={pod['netns']}", "--", *argv], text=True, timeout=60)
+
+
+def goodput(sender: Mapping[str, Any], target: Mapping[str, Any], seconds: int = 5) -> float:
+    """Mbit/s that one TCP stream brings to its reader."""
+    server = subprocess.Popen(
+        ["nsenter", f"--net={target['netns']}", "--", "iperf3", "--server", "--one-off"], stdout=subprocess.DEVNULL
+    )
+    try:
+        listening = ("ss", "-Hltn", "sport = :5201")
+        eventually(lambda: inside(target, *listening), "iperf3 listens")
+        report = json.loads(inside(sender, "iperf3", "--client", target["ip"], "--json", "--time", str(seconds)))
+    finally:
+        server.kill()
+        server.wait()
+    return float(report["end"]["sum_received"]["bits_per_second"]) / 1e6
+
+
+@pytest.fixture(scope="module")
+def node(lab: LabUnderTest) -> ShapingNode:
+    return ShapingNode(lab)
+
+
+def test_a_pod_that_starts_with_both_limits_is_held_to_them(node: ShapingNode) -> None:
+    with node.pod("limited", ingress="10M", egress="5M") as limited, node.pod("free") as free:
+        assert node.limits(limited) == ("10Mbit", "5Mbit")
+        assert 8.5 < goodput(free, limited) < 10.5
+        assert 4.2 < goodput(limited, free) < 5.3
+
+
+@pytest.mark.parametrize(("direction", "rates"), [("ingress", ("2Mbit", None)), ("egress", (None, "2Mbit"))])
+def test_one_direction_alone_is_limited(
+    node: ShapingNode, direction: str, rates: tuple[str | None, str | None]
+) -> None:
+    with node.pod("one-way", **{direction: "2M"}) as pod:
+        assert node.limits(pod) == rates
+
+
+def test_limits_come_change_and_go_on_a_live_pod_without_touching_its_flows(node: ShapingNode) -> None:
+    with node.pod("live") as pod:
+        flows = node.flows()
+        for changes, rates in (
+            ((f"{INGRESS}=1500k", f"{EGRESS}=0.5G"), ("1500Kbit", "500Mbit")),
+            ((f"{INGRESS}=1e7", f"{EGRESS}-"), ("10Mbit", None)),
+            ((f"{INGRESS}-",), (None, None)),
+        ):
+            node.annotate("live", *changes)
+            eventually(lambda rates=rates: node.limits(pod) == rates, f"{changes}", deadline_s=3)
+        assert node.flows() == flows
+
+
+def test_a_limit_that_somebody_removes_comes_back(node: ShapingNode) -> None:
+    with node.pod("robbed", ingress="10M", egress="5M") as pod:
+        node.run("tc", "qdisc", "del", "dev", node.host_link(pod), "root")
+        if node.on_kernel:
+            node.run("tc", "qdisc", "del", "dev", node.host_link(pod), "ingress")
+        else:
+            inside(pod, "tc", "qdisc", "del", "dev", "eth0", "root")
+        eventually(
+            lambda: node.limits(pod) == ("10Mbit", "5Mbit"), "both limits are back", deadline_s=REPAIRED_WITHIN_S
+        )
+
+
+def test_limits_stand_again_after_the_switch_has_restarted(node: ShapingNode) -> None:
+    with node.pod("patient", ingress="10M", egress="5M") as pod:
+        node.lab("stop", "vswitchd", "node1")
+        node.lab("start", "vswitchd", "node1")
+        eventually(lambda: node.limits(pod) == ("10Mbit", "5Mbit"), "both limits stand")
+
+
+def test_a_change_while_the_agent_is_away_is_made_up_for(node: ShapingNode) -> None:
+    with node.pod("changed", ingress="10M", egress="5M") as changed, node.pod("same", ingress="3M") as same:
+        node.lab("stop", "agent", "node1")
+        try:
+            node.annotate("changed", f"{INGRESS}=20M", f"{EGRESS}-")
+        finally:
+            node.lab("start", "agent", "node1")
+        eventually(lambda: node.limits(changed) == ("20Mbit", None), "the new limits stand")
+        assert node.limits(same) == ("3Mbit", None)
+
+
+def test_a_pod_with_a_nonsensical_limit_starts_without_it_and_people_are_told(node: ShapingNode) -> None:
+    def refused() -> float:
+        metrics = node.run("curl", "--silent", METRICS)
+        found = re.search(r'k8sovs_bandwidth_refused_total\{cause="value"\} (\S+)', metrics)
+        return float(found[1]) if found else 0.0
+
+    def messages() -> list[str]:
+        events = json.loads(node.lab.run("kubectl", "-n", "red", "get", "events", "-o", "json"))["items"]
+        return [event["message"] for event in events if event["involvedObject"]["name"] == "odd"]
+
+    before = refused()
+    with node.pod("odd", ingress="fast", egress="5M") as pod:
+        eventually(lambda: node.limits(pod) == (None, "5Mbit"), "the other limit stands")
+        eventually(lambda: any("'fast'" in message for message in messages()), "an Event tells of it")
+        assert refused() > before
+
+
+def test_nothing_remains_of_the_limits_of_pods_that_are_gone(node: ShapingNode) -> None:
+    for _ in range(3):
+        with node.pod("brief", ingress="10M", egress="5M"):
+            pass
+    eventually(lambda: node.remains() == [], "no qdisc and no ifb is left")
