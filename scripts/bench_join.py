@@ -25,7 +25,7 @@ class Records:
     """The records in etcd, by `etcdctl`, as an operator has them."""
 
     def __init__(self, lab: LabUnderTest) -> None:
-        self._environment = lab.env()
+        self._environment = lab.env
 
     def get(self, key: str) -> dict[str, object]:
         text = self._etcdctl("get", "--print-value-only", f"{FOLDER}/{key}")
