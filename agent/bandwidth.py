@@ -82,10 +82,14 @@ class Bandwidth:
                             for pod in pods:
                                 self._take(pod)
                         case Gone(key=key):
-                            self._known.pop(key, None)
+                            self._forget(key)
                         case _:
                             self._take(change.item)
                     self.changed.notify()
+
+    def _forget(self, key: ObjectKey) -> None:
+        self._known.pop(key, None)
+        self._told = {(pod, problem) for pod, problem in self._told if (pod.namespace, pod.name) != key}
 
     def _take(self, pod: Pod) -> None:
         metadata, key = pod.metadata or ObjectMeta(), key_of(pod)

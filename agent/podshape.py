@@ -40,6 +40,11 @@ class PodShape:
         return IFB_PREFIX + self.host_name.removeprefix(HOST_LINK_PREFIX)
 
     @property
+    def is_limited(self) -> bool:
+        """Whether anything limits the link at all."""
+        return self.ingress is not None or self.egress is not None
+
+    @property
     def needs_ifb(self) -> bool:
         """Whether that device should exist."""
         return self.egress is not None and not self.shape_inside

@@ -86,7 +86,7 @@ class Shaper:
         self._wanted = Signal()
         self._applied = Signal()
         self._applied_upto = 0
-        self._known: dict[str, PodShape] = {}
+        self._known: Mapping[str, PodShape] | None = None
         self._disturbed: set[str] = set()
 
     def request(self) -> None:
@@ -109,7 +109,7 @@ class Shaper:
     async def _watch_devices(self) -> None:
         async for event in self._links.events():
             if event.kind is EventKind.LOST:
-                self._disturbed.update(self._known)
+                self._disturbed.update(self._demand())
                 self.request()
             elif event.kind is EventKind.QDISC and event.ifname is not None:
                 prefix, rest = event.ifname[: len(HOST_LINK_PREFIX)], event.ifname[len(HOST_LINK_PREFIX) :]
@@ -125,13 +125,21 @@ class Shaper:
                 async with asyncio.timeout(AUDIT_S):
                     number = await self._wanted.wait_beyond(number)
             except TimeoutError:
-                self._disturbed.update(name for name, shape in self._known.items() if shape.ingress or shape.egress)
+                self._disturbed.update(name for name, shape in (self._known or {}).items() if shape.is_limited)
 
     async def _apply(self, number: int) -> None:
-        """Bring every link to its shape that has another, or may have, as of request `number`."""
+        """Bring every link to its shape that has another, or may have, as of request `number`.
+
+        What is unlimited and was not there before is right as it is; except at the start, when nothing is known.
+        """
         demand, disturbed = self._demand(), self._disturbed
         self._disturbed = set()
-        todo = [shape for name, shape in demand.items() if name in disturbed or self._known.get(name) != shape]
+        known = self._known
+        todo = [
+            shape
+            for name, shape in demand.items()
+            if known is None or name in disturbed or (known[name] != shape if name in known else shape.is_limited)
+        ]
         if todo:
             for name, outcome in (await self._links.shape(todo)).items():
                 if isinstance(outcome, OSError):
