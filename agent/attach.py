@@ -232,8 +232,13 @@ class Attacher:
 
 
 def _told_addresses(request: Request) -> list[str]:
-    """The addresses in the request's prevResult, without their prefix lengths."""
-    ips = (request.conf.prev_result or {}).get("ips")
-    entries = ips if isinstance(ips, list) else []
-    addresses = [entry.get("address") for entry in entries if isinstance(entry, dict)]
-    return [address.partition("/")[0] for address in addresses if isinstance(address, str)]
+    """The addresses in the request's prevResult, without their prefix lengths. Raises CniError."""
+    match (request.conf.prev_result or {}).get("ips"):
+        case None:
+            return []
+        case list(entries):
+            addresses = [entry.get("address") if isinstance(entry, dict) else None for entry in entries]
+            told = [address.partition("/")[0] for address in addresses if isinstance(address, str)]
+            if len(told) == len(entries):
+                return told
+    raise CniError(ErrorCode.INVALID_CONFIG, "prevResult: ips must be a list of objects that have an address")

@@ -29,7 +29,8 @@ class NetnsGone(Exception):
 def opened(path: str) -> Iterator[int]:
     """A descriptor of the network namespace at `path`. Raises NetnsGone."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        # Not blocking: a pipe at this path would otherwise hold the thread until somebody writes to it.
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError as error:
         raise NetnsGone(path, error.strerror) from None
     try:

@@ -7,6 +7,7 @@ not here: the executable answers it by itself.
 from __future__ import annotations
 
 import json
+import os
 import re
 import reprlib
 from collections.abc import Callable, Mapping
@@ -153,21 +154,25 @@ class Request:
 
 
 def _is_container_id(text: str) -> bool:
-    """Specification, section "Parameters"."""
-    return _IDENTIFIER.fullmatch(text) is not None
+    """Specification, section "Parameters"; containerd allows 76 characters."""
+    return len(text) <= 255 and _IDENTIFIER.fullmatch(text) is not None
 
 
 def _is_interface_name(text: str) -> bool:
-    """Specification, section "Parameters"; and the kernel would make a number of `%d`: it gives another name."""
+    """Specification, section "Parameters". Besides: the kernel makes a number of `%d`, and keeps `all` and `default`
+    for settings of every interface; what cannot be printed would deceive whoever reads a list of interfaces.
+    """
     return (
         0 < len(text.encode()) < 16
-        and text not in {".", ".."}
+        and text not in {".", "..", "all", "default"}
+        and text.isprintable()
         and not any(letter in "/:%" or letter.isspace() for letter in text)
     )
 
 
 def _is_absolute_path(text: str) -> bool:
-    return text.startswith("/")
+    """A path that the kernel could open (PATH_MAX)."""
+    return text.startswith("/") and len(os.fsencode(text)) < 4096
 
 
 def _bad_variable(name: str, value: str) -> CniError:

@@ -426,7 +426,7 @@ int main(void)
 
     char socket_path[sizeof((struct sockaddr_un){0}.sun_path)] = DEFAULT_SOCKET;
     struct buffer conf = read_stdin(), answer = {0};
-    if (conf.length > 0)
+    if (conf.length > 0 || strcmp(command, "VERSION") != 0)
         scan_conf(&conf, socket_path, sizeof socket_path);
     if (!strcmp(command, "VERSION")) {
         printf("{\"cniVersion\": \"%s\", \"supportedVersions\": %s}\n", version, SUPPORTED_VERSIONS);

@@ -13,6 +13,7 @@ from typing import Any
 
 from k8sovs.lab.layout import (
     ASSETS_VARIABLE,
+    DEFAULT_HOST_SUBNET_LENGTH,
     DEFAULT_NAME,
     OWNER_VARIABLE,
     Datapath,
@@ -38,6 +39,13 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     up.add_argument("--nodes", type=int, default=3, metavar="N", help="how many nodes (default: 3)")
     up.add_argument("--mode", choices=[mode.value for mode in LabMode], default=LabMode.MULTITENANT.value)
     up.add_argument("--datapath", choices=[datapath.value for datapath in Datapath], default=Datapath.AUTO.value)
+    up.add_argument(
+        "--host-subnet-length",
+        type=int,
+        default=DEFAULT_HOST_SUBNET_LENGTH,
+        metavar="BITS",
+        help=f"host bits of each node's pod subnet (default: {DEFAULT_HOST_SUBNET_LENGTH})",
+    )
     command("down", _down, "remove a lab and all that is left of it")
     command("status", _status, "nodes, controllers, etcd, and their processes", data=True)
     command("env", _env, "shell commands that point etcdctl and kubectl at the lab")
@@ -101,7 +109,14 @@ def _up(arguments: argparse.Namespace) -> int:
 
     given = os.environ.get(ASSETS_VARIABLE)
     assets = Path(given).absolute() if given else None
-    lab = Lab(arguments.name, arguments.nodes, LabMode(arguments.mode), Datapath(arguments.datapath), assets)
+    lab = Lab(
+        arguments.name,
+        arguments.nodes,
+        LabMode(arguments.mode),
+        Datapath(arguments.datapath),
+        assets,
+        arguments.host_subnet_length,
+    )
     up(lab, lambda text: print(f"lab: {text}", file=sys.stderr, flush=True))
     return 0
 

@@ -36,7 +36,7 @@ OUTSIDE_GATEWAY = IPv4Address("198.51.100.1")
 OUTSIDE_ADDRESS = IPv4Address("198.51.100.10")
 CLUSTER_NETWORK = IPv4Network("172.11.0.0/16")
 SERVICE_NETWORK = IPv4Network("10.96.0.0/12")
-HOST_SUBNET_LENGTH = 10
+DEFAULT_HOST_SUBNET_LENGTH = 10
 ETCD_PREFIX = "/k8s.ovs.com/ovs/network"
 NETWORK_NAME = "k8ssdn"
 
@@ -117,6 +117,8 @@ class Lab:
     datapath: Datapath
     kubernetes_assets: Path | None = None
     """where `kube-apiserver` is; without, the embedded API server runs"""
+    host_subnet_length: int = DEFAULT_HOST_SUBNET_LENGTH
+    """Host bits of each node's pod subnet."""
 
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name):
@@ -125,6 +127,15 @@ class Lab:
             raise LabError(f"{self.nodes} nodes: a lab has 1 to {MAX_NODES}")
         if self.kubernetes_assets and not (self.kubernetes_assets / "kube-apiserver").is_file():
             raise LabError(f"{ASSETS_VARIABLE}={self.kubernetes_assets}: there is no kube-apiserver in it")
+        shortest, longest = 2, 32 - CLUSTER_NETWORK.prefixlen
+        if not shortest <= self.host_subnet_length <= longest:
+            raise LabError(f"host subnet length {self.host_subnet_length}: it is {shortest} to {longest} bits")
+        subnets = 1 << longest - self.host_subnet_length
+        if subnets < self.nodes:
+            raise LabError(
+                f"host subnet length {self.host_subnet_length} divides {CLUSTER_NETWORK} into {subnets} subnets, "
+                f"and {self.nodes} nodes need one each: choose a smaller one"
+            )
 
     @property
     def directory(self) -> Path:
@@ -164,7 +175,7 @@ class Lab:
             {
                 "Name": NETWORK_NAME,
                 "Network": str(CLUSTER_NETWORK),
-                "HostSubnetLength": HOST_SUBNET_LENGTH,
+                "HostSubnetLength": self.host_subnet_length,
                 "ServiceNetwork": str(SERVICE_NETWORK),
                 "PluginName": f"k8s-ovs-{self.mode.value}",
             }
@@ -204,4 +215,5 @@ def load(directory: Path) -> Lab:
         LabMode(fields["mode"]),
         Datapath(fields["datapath"]),
         Path(assets) if assets else None,
+        fields["host_subnet_length"],
     )

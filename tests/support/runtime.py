@@ -76,7 +76,7 @@ class Node:
         self.agent_pid: int = status["agent_pid"]
         self.vswitchd_pid: int = status["vswitchd_pid"]
         self.ovsdb_pid: int = status["ovsdb_pid"]
-        self._executable = Path(status["cni_bin"])
+        self.executable = Path(status["cni_bin"])
         self._conf = Path(status["cni_conf"])
 
     @contextmanager
@@ -107,13 +107,13 @@ class Node:
             document.write(json.dumps(self.conf()).encode())
             document.seek(0)
             return subprocess.Popen(
-                [self._executable], stdin=document, stdout=subprocess.DEVNULL, env=_variables(command, pod)
+                [self.executable], stdin=document, stdout=subprocess.DEVNULL, env=_variables(command, pod)
             )
 
     def run(self, variables: Mapping[str, str], conf: Mapping[str, object] | None = None) -> Answer:
         """Run the executable with this environment, and `conf` on top of the installed configuration."""
         document = json.dumps({**self.conf(), **(conf or {})}).encode()
-        done = run_plugin(variables, document, self._executable)
+        done = run_plugin(variables, document, self.executable)
         return Answer(done.returncode, json.loads(done.stdout or b"{}"))
 
     def conf(self) -> dict[str, object]:

@@ -11,8 +11,8 @@ from k8sovs.lab.reach import Place, table
 from k8sovs.lab.runtime import bandwidth_of
 
 
-def lab(name: str = "lab", nodes: int = 3) -> Lab:
-    return Lab(name, nodes, LabMode.MULTITENANT, Datapath.AUTO)
+def lab(name: str = "lab", nodes: int = 3, host_subnet_length: int = 10) -> Lab:
+    return Lab(name, nodes, LabMode.MULTITENANT, Datapath.AUTO, host_subnet_length)
 
 
 @pytest.mark.parametrize("name", ["", "-a", "a-", "A", "a/b", "..", "a b", "x" * 21])
@@ -25,6 +25,12 @@ def test_a_name_that_cannot_be_a_folder_and_a_namespace_is_refused(name: str) ->
 def test_a_number_of_nodes_that_does_not_fit_the_underlay_is_refused(nodes: int) -> None:
     with pytest.raises(LabError, match=f"{nodes} nodes"):
         lab(nodes=nodes)
+
+
+@pytest.mark.parametrize("length", [-1, 1, 15, 16, 17])
+def test_a_host_subnet_length_that_leaves_a_node_without_subnet_or_pods_is_refused(length: int) -> None:
+    with pytest.raises(LabError, match=f"host subnet length {length}"):
+        lab(nodes=3, host_subnet_length=length)
 
 
 def test_nodes_count_up_from_node1_at_their_first_address() -> None:
@@ -45,8 +51,8 @@ def test_the_longest_pod_name_still_fits_a_file_name() -> None:
 
 
 def test_a_lab_is_read_back_as_it_was_written(tmp_path: Path) -> None:
-    spec_file(tmp_path).write_text(lab("other", 5).encode())
-    assert load(tmp_path) == lab("other", 5)
+    spec_file(tmp_path).write_text(lab("other", 5, 4).encode())
+    assert load(tmp_path) == lab("other", 5, 4)
 
 
 def test_labs_guard_their_prefixes_with_metrics_of_their_own() -> None:

@@ -1,0 +1,262 @@
+"""What no runtime should ever send: each call gets the code of its fault, and leaves the node as it was."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.cni import environment, run_plugin
+from tests.support.lab import LabUnderTest, eventually
+from tests.support.namespaces import Sandbox
+from tests.support.runtime import Node
+from tests.support.traces import traces
+
+LAB_OPTIONS = ("--nodes", "1", "--host-subnet-length", "3")
+
+PODS_THAT_FIT = 5  # of 8 addresses: not the network's, the gateway's, the broadcast
+VERSION, UNKNOWN_CONTAINER, ENVIRONMENT, IO, DECODING, CONFIG = 1, 3, 4, 5, 6, 7
+ALREADY_ATTACHED, SUBNET_FULL, INTERFACE_EXISTS, CHECK_FAILED = 100, 101, 102, 103
+
+MISSING = object()
+"""As the value of a variable: it is not set."""
+
+
+@pytest.fixture(scope="module")
+def node(lab: LabUnderTest) -> Node:
+    lab.run("kubectl", "create", "namespace", "red")
+    return Node(lab.status()["nodes"][0])
+
+
+@pytest.fixture(scope="module")
+def before(node: Node) -> Mapping[str, object]:
+    return traces(node)
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left(node: Node, before: Mapping[str, object]) -> Iterator[None]:
+    yield
+    with suppress(AssertionError):
+        eventually(lambda: traces(node) == before, "nothing is left", deadline_s=3)
+    assert traces(node) == before
+
+
+@pytest.fixture(scope="module")
+def sandbox() -> Iterator[Sandbox]:
+    """A sandbox that no call should touch."""
+    with Sandbox() as sandbox:
+        sandbox.run("ip", "link", "set", "lo", "up")
+        yield sandbox
+
+
+@dataclass(frozen=True, slots=True)
+class BadCall:
+    """A call that is right but for one thing: standard input, a field of it, or a variable. `says`: in the message."""
+
+    name: str
+    code: int
+    says: str
+    command: str = "ADD"
+    stdin: bytes | None = None
+    fields: Mapping[str, object] = field(default_factory=dict)
+    variables: Mapping[str, object] = field(default_factory=dict)
+
+
+def of_stdin(name: str, stdin: bytes, code: int = DECODING, says: str = "standard input") -> BadCall:
+    return BadCall(name, code, says, stdin=stdin)
+
+
+def of_field(name: str, value: object, code: int = CONFIG, command: str = "ADD") -> BadCall:
+    return BadCall(f"{command}-{name}={str(value)[:20]}", code, name, command, fields={name: value})
+
+
+def of_variable(name: str, value: object, code: int = ENVIRONMENT, command: str = "ADD", says: str = "") -> BadCall:
+    shown = "missing" if value is MISSING else str(value)[:20]
+    return BadCall(f"{command}-{name}={shown}", code, says or name, command, variables={name: value})
+
+
+TEN_MB = 10 * 2**20
+CONF = b'{"cniVersion": "1.0.0", "name": "k8s-ovs", "type": "k8s-ovs"'
+
+BAD_CALLS = (
+    of_stdin("empty", b""),
+    of_stdin("blank", b" \n"),
+    of_stdin("word", b"hello"),
+    of_stdin("half", CONF),
+    of_stdin("list", b"[]"),
+    of_stdin("null", b"null"),
+    of_stdin("zero-bytes", bytes(100)),
+    of_stdin("ten-megabytes-of-junk", b"x" * TEN_MB),
+    of_stdin("ten-megabytes-of-json", CONF + b', "filler": "' + b"x" * TEN_MB + b'"}'),
+    of_field("cniVersion", None, VERSION),
+    of_field("cniVersion", 1, VERSION),
+    of_field("cniVersion", "0.1.0", VERSION),
+    of_field("cniVersion", ["1.0.0"], VERSION),
+    of_field("name", None),
+    of_field("name", 7),
+    of_field("name", "a/b"),
+    of_field("type", {}),
+    of_field("name", "a\x00b"),
+    of_field("socket", 7),
+    of_field("socket", "cni.sock"),
+    of_field("socket", "/" + "x" * 200),
+    of_field("prevResult", []),
+    of_field("runtimeConfig", "fast"),
+    of_field("prevResult", None, command="CHECK"),
+    of_field("cni.dev/valid-attachments", "all", command="GC"),
+    of_field("cni.dev/valid-attachments", [{"containerID": 1}], command="GC"),
+    of_field("cni.dev/valid-attachments", ["eth0"], command="GC"),
+    of_variable("CNI_COMMAND", MISSING),
+    of_variable("CNI_COMMAND", "add"),
+    of_variable("CNI_COMMAND", "DETONATE"),
+    of_variable("CNI_CONTAINERID", MISSING),
+    of_variable("CNI_CONTAINERID", "../../etc"),
+    of_variable("CNI_CONTAINERID", "x\ny"),
+    of_variable("CNI_CONTAINERID", "x" * 100_000),
+    of_variable("CNI_CONTAINERID", MISSING, command="DEL"),
+    of_variable("CNI_CONTAINERID", "a b", command="DEL"),
+    of_variable("CNI_IFNAME", MISSING),
+    of_variable("CNI_IFNAME", ".."),
+    of_variable("CNI_IFNAME", "eth0/1"),
+    of_variable("CNI_IFNAME", "eth%d"),
+    of_variable("CNI_IFNAME", "x" * 16),
+    of_variable("CNI_IFNAME", "all"),
+    of_variable("CNI_IFNAME", "default"),
+    of_variable("CNI_IFNAME", "eth\x01"),
+    of_variable("CNI_IFNAME", "lo", INTERFACE_EXISTS, says="lo"),
+    of_variable("CNI_IFNAME", MISSING, command="DEL"),
+    of_variable("CNI_NETNS", MISSING),
+    of_variable("CNI_NETNS", "run/netns/x"),
+    of_variable("CNI_NETNS", "/run/netns/badinput-none", UNKNOWN_CONTAINER, says="/run/netns/badinput-none"),
+    of_variable("CNI_NETNS", "/etc/hostname", UNKNOWN_CONTAINER, says="/etc/hostname"),
+    of_variable("CNI_NETNS", "/tmp", UNKNOWN_CONTAINER, says="/tmp"),
+    of_variable("CNI_NETNS", "/proc/self/ns/mnt", UNKNOWN_CONTAINER, says="/proc/self/ns/mnt"),
+    of_variable("CNI_NETNS", "/proc/self/ns/net", IO, says="/proc/self/ns/net"),
+    of_variable("CNI_NETNS", "/" + "x" * 5000),
+    of_variable("CNI_ARGS", MISSING),
+    of_variable("CNI_ARGS", "nonsense"),
+    of_variable("CNI_ARGS", "K8S_POD_NAMESPACE=red"),
+    of_variable("CNI_ARGS", "K8S_POD_NAMESPACE=../vnids;K8S_POD_NAME=web"),
+    of_variable("CNI_ARGS", "K8S_POD_NAMESPACE=red;K8S_POD_NAME=web\nx"),
+    of_variable("CNI_ARGS", "K8S_POD_NAMESPACE=red;K8S_POD_NAME=" + "x" * 100_000),
+)
+
+
+def make(call: BadCall, node: Node, sandbox: Sandbox) -> tuple[int, dict[str, Any]]:
+    """Exit status and answer. A field that is None is left out."""
+    usual = environment(
+        call.command, "badinput", CNI_NETNS=sandbox.path, CNI_ARGS="K8S_POD_NAMESPACE=red;K8S_POD_NAME=web"
+    )
+    variables = {name: str(value) for name, value in {**usual, **call.variables}.items() if value is not MISSING}
+    conf = {name: value for name, value in {**node.conf(), **call.fields}.items() if value is not None}
+    stdin = json.dumps(conf).encode() if call.stdin is None else call.stdin
+    done = run_plugin(variables, stdin, node.executable)
+    return done.returncode, json.loads(done.stdout)
+
+
+@pytest.mark.parametrize("call", BAD_CALLS, ids=lambda call: call.name)
+def test_a_bad_call_is_answered_with_its_fault(node: Node, sandbox: Sandbox, call: BadCall) -> None:
+    status, answer = make(call, node, sandbox)
+    assert status == 1
+    assert answer["code"] == call.code
+    assert call.says in answer["msg"] + answer.get("details", "")
+    assert len(json.dumps(answer)) < 1000
+    assert sandbox.run("ip", "-brief", "link").split()[0] == "lo"
+
+
+def test_bad_calls_use_up_no_address_and_no_descriptor(node: Node, sandbox: Sandbox) -> None:
+    def descriptors() -> int:
+        return len(os.listdir(f"/proc/{node.agent_pid}/fd"))
+
+    make(BAD_CALLS[0], node, sandbox)
+    held = descriptors()
+    for call in BAD_CALLS:
+        if call.stdin is None:
+            make(call, node, sandbox)
+    eventually(lambda: descriptors() <= held, "no descriptor is left open")
+    with ExitStack() as pods:
+        for number in range(PODS_THAT_FIT):
+            pods.enter_context(node.attached("red", f"web{number}"))
+
+
+@pytest.mark.parametrize("filler", [b'"\xff"', b"[" * 100_000 + b"]" * 100_000, b"{1:2}", b"nul"])
+def test_what_only_looks_like_json_is_refused_by_the_agent(node: Node, sandbox: Sandbox, filler: bytes) -> None:
+    stdin = json.dumps(node.conf()).encode()[:-1] + b', "filler": ' + filler + b"}"
+    status, answer = make(of_stdin("looks", stdin), node, sandbox)
+    assert (status, answer["code"]) == (1, DECODING)
+
+
+def test_a_network_namespace_that_is_a_pipe_is_none_and_blocks_nobody(node: Node, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with node.pod("red") as pod:
+        assert node.call("ADD", pod, CNI_NETNS=str(tmp_path / "pipe")).code == UNKNOWN_CONTAINER
+        assert node.status() == 0
+
+
+def test_a_full_subnet_is_said_with_its_name_and_has_room_after_a_del(node: Node) -> None:
+    with ExitStack() as pods, node.pod("red", "late") as late:
+        first, *_ = [pods.enter_context(node.attached("red", f"web{number}"))[0] for number in range(PODS_THAT_FIT)]
+        full = traces(node)
+        refused = node.call("ADD", late)
+        assert refused.code == SUBNET_FULL
+        assert "172.11.0.0/29" in refused.said["msg"]
+        assert "red/late" in refused.said["msg"]
+        assert not late.has_interface
+        eventually(lambda: traces(node) == full, "the pods that are there notice nothing")
+        node.delete(first)
+        assert node.call("ADD", late).status == 0
+
+
+def test_a_del_of_what_never_was_succeeds_however_often(node: Node) -> None:
+    with node.pod("red") as pod:
+        assert [node.call("DEL", pod).status for _ in range(3)] == [0, 0, 0]
+        assert node.call("DEL", pod, CNI_NETNS="", CNI_ARGS="").status == 0
+
+
+def test_a_del_of_an_attachment_by_another_interface_leaves_it(node: Node) -> None:
+    with node.attached("red") as (pod, _):
+        attached = traces(node)
+        assert node.call("DEL", pod, CNI_IFNAME="eth1").status == 0
+        assert traces(node) == attached
+
+
+def test_an_interface_that_exists_stays_as_it_is(node: Node) -> None:
+    with node.pod("red") as pod:
+        pod.sandbox.run("ip", "link", "add", "eth0", "type", "veth", "peer", "name", "other")
+        made = pod.sandbox.run("ip", "-json", "link")
+        assert node.call("ADD", pod).code == INTERFACE_EXISTS
+        assert pod.sandbox.run("ip", "-json", "link") == made
+
+
+def test_check_tells_what_is_not_as_it_was(node: Node) -> None:
+    with node.pod("red") as pod:
+        variables = environment("CHECK", pod.container_id, CNI_NETNS=pod.sandbox.path)
+
+        def check(**prev_result: object) -> int:
+            return node.run(variables, {"prevResult": {"cniVersion": "1.0.0", **prev_result}}).code
+
+        assert check() == CHECK_FAILED
+        answer = node.call("ADD", pod)
+        assert check() == 0
+        assert check(ips=answer.said["ips"]) == 0
+        assert check(ips=[{"address": "172.11.0.99/29"}]) == CHECK_FAILED
+        nonsense = ("x", 7, {"address": "x"}, ["x"], [{}], [{"address": 7}])
+        assert {check(ips=ips) for ips in nonsense} == {CONFIG}
+
+
+def test_a_second_add_leaves_the_first_attachment_as_it_is(node: Node) -> None:
+    with node.attached("red") as (pod, _):
+        attached = traces(node)
+        assert node.call("ADD", pod).code == ALREADY_ATTACHED
+        assert traces(node) == attached
+
+
+def test_status_and_version_need_no_other_variable(node: Node) -> None:
+    assert node.run({"CNI_COMMAND": "STATUS"}).status == 0
+    assert node.run({"CNI_COMMAND": "VERSION"}).said["supportedVersions"][-1] == "1.1.0"
