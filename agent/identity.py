@@ -16,6 +16,9 @@ ETCD_PATIENCE_S = 2.0
 """How long a starting agent waits for etcd's own word before the snapshot file has to do. A node may have moved since
 the file was written, and everything that the agent sets up follows from who it is."""
 
+MOVE_PATIENCE_S = 1.0
+"""The controller undoes a stranger's hand in this node's record at once: only what stays longer is a move."""
+
 
 class NodeMoved(Exception):
     """The cluster now knows this node by another address or subnet: the agent has to start anew."""
@@ -48,14 +51,35 @@ async def wait_identity(cluster: ClusterSource, settings: AgentSettings) -> tupl
         await cluster.changed.wait_beyond(seen)
 
 
-async def watch_identity(cluster: ClusterSource, settings: AgentSettings, identity: Identity) -> NoReturn:
-    """Wait until the node is another than `identity`; then raises NodeMoved. A record that is gone changes nothing."""
+async def watch_identity(
+    cluster: ClusterSource, settings: AgentSettings, identity: Identity, *, patience_s: float = MOVE_PATIENCE_S
+) -> NoReturn:
+    """Wait until the node is another than `identity`, and stays so for `patience_s`; then raises NodeMoved.
+
+    A record that is gone changes nothing.
+    """
     while True:
-        seen, view = cluster.changed.count, cluster.view
-        now = _identity(view, settings) if view is not None and view.live else None
-        if now not in (None, identity):
-            raise NodeMoved(f"{settings.node_name} was {identity}, and is {now}")
+        seen, moved = cluster.changed.count, _moved(cluster.view, settings, identity)
+        if moved is not None:
+            await asyncio.sleep(patience_s)
+            if _moved(cluster.view, settings, identity) == moved:
+                raise NodeMoved(
+                    f"{settings.node_name} was {identity.address} with {identity.subnet}, "
+                    f"and is {moved.address} with {moved.subnet}"
+                )
         await cluster.changed.wait_beyond(seen)
+
+
+def _moved(view: ClusterView | None, settings: AgentSettings, identity: Identity) -> Identity | None:
+    """Who the node is by now, if that is somebody else who can be.
+
+    A subnet that is none of the network's, or another host's as well, is a mistake, and not worth the node's pods.
+    """
+    now = _identity(view, settings) if view is not None and view.live else None
+    if view is None or now is None or now == identity:
+        return None
+    claims = [record for record in view.subnets.values() if record.subnet == now.subnet]
+    return now if len(claims) == 1 and view.config.has_subnet(now.subnet) else None
 
 
 def _identity(view: ClusterView, settings: AgentSettings) -> Identity | None:

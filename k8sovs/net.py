@@ -7,7 +7,7 @@ on the record as it was read, so that nobody else's edit is lost. The controller
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from enum import Enum
@@ -113,7 +113,8 @@ async def overview(etcd: Etcd, prefix: str) -> Overview:
     oldest_first = sorted(_folder(items, keys.leader), key=lambda item: item.create_revision)
     candidates = tuple(item.value.decode(errors="replace") for item in oldest_first)
     hosts = sorted((_host(keys, item) for item in _folder(items, keys.subnets)), key=_address_order)
-    return Overview(config, candidates[0] if candidates else None, candidates, tuple(hosts), _namespaces(keys, items))
+    told = tuple(_with_rival(host, hosts) for host in hosts)
+    return Overview(config, candidates[0] if candidates else None, candidates, told, _namespaces(keys, items))
 
 
 async def request(
@@ -221,6 +222,17 @@ def _host(keys: Keys, item: KeyValue) -> HostState:
     except RecordError as error:
         return HostState(address, "", None, error.reason)
     return HostState(address, record.host, record.subnet, record.message)
+
+
+def _with_rival(host: HostState, hosts: Sequence[HostState]) -> HostState:
+    """`host`, with a word on another record that says it is the same host, or has the same subnet."""
+    if host.problem or host.subnet is None:
+        return host
+    for other in hosts:
+        same = "name" if other.host == host.host else "subnet" if other.subnet == host.subnet else ""
+        if same and other is not host:
+            return replace(host, problem=f"the record of {other.address} has the same {same}: delete the wrong one")
+    return host
 
 
 def _address_order(host: HostState) -> tuple[int, str]:
