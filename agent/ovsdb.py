@@ -211,12 +211,15 @@ class Ovsdb:
 
     async def _open(self) -> Untyped:
         """A replica that connects by itself; the schema comes from the server, so any version of it will do."""
+        reported = ""
         while True:
             try:
                 schema = await unixctl.call(self._path, "get_schema", ["Open_vSwitch"])
                 break
             except unixctl.ControlError as error:
-                log.warning("ovsdb-away", error=str(error))
+                if str(error) != reported:
+                    log.warning("ovsdb-away", error=str(error), action="trying again until it answers")
+                    reported = str(error)
                 await asyncio.sleep(_RETRY_MS / 1000)
         helper = SchemaHelper(schema_json=schema)
         for table, columns in _COLUMNS.items():

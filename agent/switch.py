@@ -103,7 +103,7 @@ class Switch:
                 await connection.serve()
             except SwitchDisconnected as error:
                 if str(error) != reported:
-                    log.warning("switch-disconnected", error=str(error), action="trying again until it answers")
+                    log.warning("switch-disconnected", error=str(error), action="trying until ovs-vswitchd answers")
                     reported = str(error)
             finally:
                 self._end()

@@ -35,6 +35,10 @@ Name = typing.NewType("Name", str)
 """A text that is not empty."""
 Port = typing.NewType("Port", int)
 """A port of UDP or TCP."""
+Prefix = typing.NewType("Prefix", str)
+"""Where our keys begin in etcd."""
+Ttl = typing.NewType("Ttl", int)
+"""Whole seconds, at least one."""
 Seconds = typing.NewType("Seconds", float)
 """A length of time."""
 Listen = typing.NewType("Listen", str)
@@ -69,7 +73,7 @@ class StoreSettings:
     etcd_key: Path | None = _setting("key of the client certificate", None)
     etcd_user: str | None = _setting("etcd user", None)
     etcd_password_file: Path | None = _setting("file that holds the etcd user's password", None)
-    prefix: str = _setting("prefix of all our keys", DEFAULT_PREFIX)
+    prefix: Prefix = _setting("prefix of all our keys", DEFAULT_PREFIX)
     log_level: LogLevel = _setting("debug, info, warning or error", "info")
     log_format: LogFormat = _setting("text or json", LogFormat.TEXT)
 
@@ -128,7 +132,7 @@ class ControllerSettings(StoreSettings):
     born_global: tuple[str, ...] = _setting("namespaces that are created global", ("default", "kube-system"))
     phase_delay_s: Seconds = _setting("seconds between the first two phases of a change of VNI", 0.3)
     drain_delay_s: Seconds = _setting("seconds between the last two phases of a change of VNI", 0.5)
-    lease_ttl_s: int = _setting("seconds after which a silent leader is replaced", 5)
+    lease_ttl_s: Ttl = _setting("seconds after which a silent leader is replaced", 5)
     metrics_address: Listen = _setting("host:port of /metrics; empty: none", "")
 
 
@@ -220,6 +224,19 @@ def _port(text: str) -> int:
     return port
 
 
+def _prefix(text: str) -> str:
+    if not text.startswith("/") or text.endswith("/"):
+        raise ValueError("it begins with a '/', and does not end with one")
+    return text
+
+
+def _ttl(text: str) -> int:
+    seconds = _integer(text)
+    if seconds == 0:
+        raise ValueError("say a whole number of seconds, 1 or more")
+    return seconds
+
+
 def _seconds(text: str) -> float:
     try:
         seconds = float(text)
@@ -269,6 +286,8 @@ _PARSERS: Mapping[object, Callable[[str], object]] = {
     tuple[str, ...]: _words,
     Name: _name,
     Port: _port,
+    Prefix: _prefix,
+    Ttl: _ttl,
     Seconds: _seconds,
     Listen: _listen,
     LogLevel: _log_level,

@@ -20,8 +20,18 @@ def malformed_records(registry: CollectorRegistry) -> Counter:
     )
 
 
+class MetricsError(Exception):
+    """Metrics cannot be served where the settings say."""
+
+
 def serve(registry: CollectorRegistry, address: str) -> None:
-    """Serve /metrics on `address` (host:port) from a thread of its own; an empty address serves nothing."""
+    """Serve /metrics on `address` (host:port) from a thread of its own; an empty address serves nothing.
+
+    Raises MetricsError.
+    """
     if address:
         host, _, port = address.rpartition(":")
-        start_http_server(int(port), host or "0.0.0.0", registry)
+        try:
+            start_http_server(int(port), host or "0.0.0.0", registry)
+        except OSError as error:
+            raise MetricsError(f"metrics-address: cannot listen on {address}: {error.strerror}") from error

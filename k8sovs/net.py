@@ -21,6 +21,7 @@ from k8sovs.records import (
     RecordError,
     SubnetRecord,
     VnidRecord,
+    is_namespace_name,
 )
 
 REQUEST_TIMEOUT_S = 10.0
@@ -124,6 +125,9 @@ async def request(
 
     Raises NetError, EtcdError.
     """
+    for name in (namespace, target) if verb is Verb.JOIN else (namespace,):
+        if not is_namespace_name(name):
+            raise NetError(f"{name!r} cannot be the name of a namespace")
     key = keys.netnamespace(namespace)
     waiting = ""
     try:

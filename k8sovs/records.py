@@ -274,6 +274,11 @@ class VnidRecord:
         return _encode({"Send": self.send, "Accept": sorted(self.accept)})
 
 
+def is_namespace_name(text: str) -> bool:
+    """Whether a Namespace of Kubernetes can have this name."""
+    return _NAMESPACE.fullmatch(text) is not None
+
+
 def parse_vni_cursor(key: str, value: bytes) -> int:
     """Read the allocation cursor, an id that may be allocated. Raises `RecordError`."""
     if value.isdigit() and len(value) <= len(str(VNI_MAX)) and VNI_FIRST <= int(value) <= VNI_MAX:
@@ -376,7 +381,7 @@ def _name_in_folder(key: str, folder: str) -> str:
 
 def _namespace_in_folder(key: str, folder: str) -> str:
     name = _name_in_folder(key, folder)
-    if not _NAMESPACE.fullmatch(name):
+    if not is_namespace_name(name):
         raise RecordError(key, f"{_brief(name)} cannot be the name of a namespace: delete it")
     return name
 

@@ -51,6 +51,9 @@ def _run(
     """Run a daemon until it ends; a setting that cannot be used is told in one line."""
     from k8sovs import logs
     from k8sovs.config import ConfigError, add_flags, load
+    from k8sovs.etcd import EtcdError
+    from k8sovs.kubernetes import KubernetesError
+    from k8sovs.metrics import MetricsError
 
     parser = argparse.ArgumentParser(prog=f"k8sovs {name}")
     add_flags(parser, settings)
@@ -58,7 +61,7 @@ def _run(
         chosen = load(settings, parser.parse_args(flags), os.environ)
         logs.configure(chosen.log_level, chosen.log_format)
         asyncio.run(daemon(chosen))
-    except ConfigError as error:
+    except (ConfigError, EtcdError, KubernetesError, MetricsError) as error:
         print(f"k8sovs {name}: {error}", file=sys.stderr)
         return 2
     return 0

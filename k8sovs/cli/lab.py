@@ -30,6 +30,7 @@ Handler = Callable[[argparse.Namespace], int]
 def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the command and its own commands."""
     parser = subparsers.add_parser("lab", help="a cluster on this machine: nodes are network namespaces")
+    _add_name(parser, DEFAULT_NAME)
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
     def command(name: str, handler: Handler, text: str, *, data: bool = False) -> argparse.ArgumentParser:
@@ -64,6 +65,7 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 def _register_pods(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     pod = commands.add_parser("pod", help="pods of the lab")
+    _add_name(pod, argparse.SUPPRESS)
     verbs = pod.add_subparsers(title="commands", metavar="COMMAND", required=True)
     add = _add(verbs, "add", _pod_add, "create a pod; returns when it can send", data=True)
     add.add_argument("pod", type=_pod_name, metavar="NAMESPACE/NAME", help="a missing namespace is created")
@@ -84,11 +86,15 @@ def _add(
     data: bool = False,
 ) -> argparse.ArgumentParser:
     parser = commands.add_parser(name, help=text, description=text)
-    parser.add_argument("--name", default=DEFAULT_NAME, metavar="LAB", help=f"which lab (default: {DEFAULT_NAME})")
+    _add_name(parser, argparse.SUPPRESS)
     if data:
         parser.add_argument("--json", action="store_true", help="print data")
     parser.set_defaults(run=_reporting(handler))
     return parser
+
+
+def _add_name(parser: argparse.ArgumentParser, default: str) -> None:
+    parser.add_argument("--name", default=default, metavar="LAB", help=f"which lab (default: {DEFAULT_NAME})")
 
 
 def _reporting(handler: Handler) -> Handler:
@@ -124,7 +130,10 @@ def _up(arguments: argparse.Namespace) -> int:
 def _down(arguments: argparse.Namespace) -> int:
     from k8sovs.lab.teardown import remove
 
-    remove(directory_of(arguments.name))
+    directory = directory_of(arguments.name)
+    if not directory.exists():
+        print(f"lab: '{arguments.name}' is not up, nothing to remove", file=sys.stderr)
+    remove(directory)
     return 0
 
 
@@ -196,7 +205,14 @@ def _stop(arguments: argparse.Namespace) -> int:
 
 
 def _process_name(arguments: argparse.Namespace) -> str:
-    return f"{arguments.kind}-{arguments.which}" if arguments.which else str(arguments.kind)
+    kind, which = arguments.kind, arguments.which
+    if kind == "etcd":
+        if which:
+            raise LabError("etcd is one for the whole lab: say etcd alone")
+        return "etcd"
+    if not which:
+        raise LabError(f"{kind} needs {'a number: 1 or 2' if kind == 'controller' else 'the name of a node: node1'}")
+    return f"{kind}-{which}"
 
 
 def _pod_add(arguments: argparse.Namespace) -> int:

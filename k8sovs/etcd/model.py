@@ -77,7 +77,7 @@ class EtcdConfig:
 
     def _server(self, text: str) -> Endpoint:
         parts = _ENDPOINT.fullmatch(text)
-        if parts is None:
+        if parts is None or not 0 < int(parts["address"].rpartition(":")[2]) < 1 << 16:
             raise ValueError(f"etcd endpoint {text!r} is not of the form http://HOST:PORT or https://HOST:PORT")
         scheme = parts["scheme"]
         return Endpoint(parts["address"], scheme == "https" or (scheme is None and self._has_certificates))

@@ -251,7 +251,8 @@ class Supervisor:
 
     def _find(self, name: str) -> Daemon:
         if name not in self._daemons:
-            raise LabError(f"lab '{self._lab.name}' has no '{name}'; it has {', '.join(sorted(self._daemons))}")
+            known = ", ".join(sorted(name.replace("-", " ", 1) for name in self._daemons))
+            raise LabError(f"lab '{self._lab.name}' has no '{name.replace('-', ' ', 1)}'; it has {known}")
         return self._daemons[name]
 
     async def _status(self, request: Mapping[str, Any]) -> object:

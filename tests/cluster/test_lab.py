@@ -165,7 +165,10 @@ def test_the_other_controller_leads_when_the_leader_is_stopped(lab: LabUnderTest
         (("pod", "del", "nobody/web"), "nobody/web"),
         (("pod", "add", "tenant/web", "--node", "node9"), "node9"),
         (("pod", "add", "Upper/web"), "Upper"),
-        (("stop", "agent", "node9"), "agent-node9"),
+        (("stop", "agent", "node9"), "agent node9"),
+        (("stop", "agent"), "agent needs the name of a node"),
+        (("stop", "controller"), "controller needs a number"),
+        (("start", "etcd", "node1"), "etcd is one for the whole lab"),
     ],
     ids=lambda value: value if isinstance(value, str) else " ".join(value),
 )
@@ -173,6 +176,13 @@ def test_a_request_for_what_is_not_there_is_refused_by_its_name(
     lab: LabUnderTest, argv: tuple[str, ...], reason: str
 ) -> None:
     assert reason in refused(lab, *argv)
+
+
+@pytest.mark.parametrize(
+    "argv", [("--name", "{}", "pod", "ls"), ("pod", "--name", "{}", "ls"), ("pod", "ls", "--name", "{}")]
+)
+def test_a_lab_may_be_named_before_and_after_the_command(lab: LabUnderTest, argv: tuple[str, ...]) -> None:
+    assert k8sovs("lab", *(word.format(lab.name) for word in argv)).stderr == ""
 
 
 @pytest.mark.parametrize("address", ["172.11.0.5", "10.96.0.10", "198.51.100.10"])

@@ -12,7 +12,7 @@ from k8sovs.lab.runtime import bandwidth_of
 
 
 def lab(name: str = "lab", nodes: int = 3, host_subnet_length: int = 10) -> Lab:
-    return Lab(name, nodes, LabMode.MULTITENANT, Datapath.AUTO, host_subnet_length)
+    return Lab(name, nodes, LabMode.MULTITENANT, Datapath.AUTO, host_subnet_length=host_subnet_length)
 
 
 @pytest.mark.parametrize("name", ["", "-a", "a-", "A", "a/b", "..", "a b", "x" * 21])

@@ -1,0 +1,67 @@
+"""Every command of `k8sovs` with arguments that it cannot use: the last line says what is wrong."""
+
+from __future__ import annotations
+
+import pytest
+
+from k8sovs.cli import main
+
+USAGE = 2
+
+ARGUMENTS = {
+    "": "required: COMMAND",
+    "dance": "invalid choice: 'dance'",
+    "net": "required: COMMAND",
+    "net dance": "invalid choice: 'dance'",
+    "net ls extra": "unrecognized arguments: extra",
+    "net join": "required: namespace, target",
+    "net join red": "required: target",
+    "net join red blue green": "unrecognized arguments: green",
+    "net isolate": "required: namespace",
+    "net isolate red blue": "unrecognized arguments: blue",
+    "net global": "required: namespace",
+    "status extra": "unrecognized arguments: extra",
+    "lab": "required: COMMAND",
+    "lab dance": "invalid choice: 'dance'",
+    "lab up --nodes many": "--nodes: invalid int value: 'many'",
+    "lab up --mode open": "--mode: invalid choice: 'open'",
+    "lab up --datapath magic": "--datapath: invalid choice: 'magic'",
+    "lab up --host-subnet-length long": "--host-subnet-length: invalid int value: 'long'",
+    "lab stop": "required: kind",
+    "lab stop kubelet": "invalid choice: 'kubelet'",
+    "lab start": "required: kind",
+    "lab exec": "required: NAMESPACE/NAME|nodeK",
+    "lab pod": "required: COMMAND",
+    "lab pod add": "required: NAMESPACE/NAME",
+    "lab pod add web": "'web' is not NAMESPACE/NAME",
+    "lab pod add red/": "'red/' is not NAMESPACE/NAME",
+    "lab pod add red/web --label x": "--label: 'x' is not KEY=VALUE",
+    "lab pod add red/web --annotation =x": "--annotation: '=x' is not KEY=VALUE",
+    "lab pod del": "required: NAMESPACE/NAME",
+    "lab pod ls extra": "unrecognized arguments: extra",
+    "agent": "node-name is not set: give --node-name, K8SOVS_NODE_NAME, or node-name in",
+    "agent --node-name a extra": "unrecognized arguments: extra",
+    "agent --node-name a --vxlan-port 0": "vxlan-port: '0' (from flag --vxlan-port) cannot be used",
+    "agent --node-name a --prefix x": "prefix: 'x' (from flag --prefix) cannot be used",
+    "agent --node-name a --etcd-endpoints ftp://x": "etcd endpoint 'ftp://x' is not of the form",
+    "agent --node-name a --etcd-password-file /nowhere": "etcd-password-file: cannot read /nowhere",
+    "agent --node-name a --metrics-address 192.0.2.254:80": "metrics-address: cannot listen on 192.0.2.254:80",
+    "controller": "identity is not set",
+    "controller --identity a --network {}": "network: '{}' (from flag --network) cannot be used",
+    "controller --identity a --lease-ttl-s 0": "lease-ttl-s: '0' (from flag --lease-ttl-s) cannot be used",
+    "controller --identity a --kubeconfig /nowhere": "/nowhere not found",
+}
+
+
+@pytest.mark.parametrize(("line", "said"), ARGUMENTS.items(), ids=ARGUMENTS)
+def test_wrong_arguments_are_named(
+    line: str, said: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("K8SOVS_CONFIG", "/dev/null")
+    try:
+        status: object = main(line.split())
+    except SystemExit as error:  # argparse has no other way
+        status = error.code
+    output, errors = capsys.readouterr()
+    assert (status, output) == (USAGE, "")
+    assert said in errors.splitlines()[-1]
