@@ -38,8 +38,18 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
     up = command("up", _up, "build a lab; returns when it is ready")
     up.add_argument("--nodes", type=int, default=3, metavar="N", help="how many nodes (default: 3)")
-    up.add_argument("--mode", choices=[mode.value for mode in LabMode], default=LabMode.MULTITENANT.value)
-    up.add_argument("--datapath", choices=[datapath.value for datapath in Datapath], default=Datapath.AUTO.value)
+    up.add_argument(
+        "--mode",
+        choices=[mode.value for mode in LabMode],
+        default=LabMode.MULTITENANT.value,
+        help="default: multitenant",
+    )
+    up.add_argument(
+        "--datapath",
+        choices=[datapath.value for datapath in Datapath],
+        default=Datapath.AUTO.value,
+        help="default: auto",
+    )
     up.add_argument(
         "--host-subnet-length",
         type=int,
@@ -98,10 +108,12 @@ def _add_name(parser: argparse.ArgumentParser, default: str) -> None:
 
 
 def _reporting(handler: Handler) -> Handler:
-    """The handler, with its LabError told to the person in one line."""
+    """The handler, for root alone, and with its LabError told to the person in one line."""
 
     def run(arguments: argparse.Namespace) -> int:
         try:
+            if os.geteuid() != 0:
+                raise LabError("a lab is made of network namespaces, which takes root: try sudo")
             return handler(arguments)
         except LabError as error:
             print(f"k8sovs lab: {error}", file=sys.stderr)
@@ -124,16 +136,15 @@ def _up(arguments: argparse.Namespace) -> int:
         arguments.host_subnet_length,
     )
     up(lab, lambda text: print(f"lab: {text}", file=sys.stderr, flush=True))
+    print(f"lab: '{lab.name}' is up; next: k8sovs lab pod add NAMESPACE/NAME --name {lab.name}", file=sys.stderr)
     return 0
 
 
 def _down(arguments: argparse.Namespace) -> int:
     from k8sovs.lab.teardown import remove
 
-    directory = directory_of(arguments.name)
-    if not directory.exists():
+    if not remove(directory_of(arguments.name)):
         print(f"lab: '{arguments.name}' is not up, nothing to remove", file=sys.stderr)
-    remove(directory)
     return 0
 
 

@@ -31,7 +31,7 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         ("global", "let a namespace reach, and be reached by, all others"),
     ):
         action = commands.add_parser(verb, help=text)
-        action.add_argument("namespace")
+        action.add_argument("namespace", help="the namespace that changes")
         if verb == "join":
             action.add_argument("target", help="the namespace whose id it takes")
         action.add_argument("--wait", action="store_true", help="return when it is complete on every connected node")
@@ -52,7 +52,7 @@ def run_on_etcd(arguments: argparse.Namespace, work: Work) -> int:
     """Run `work` on the etcd that the settings name; returns the exit status, and says in one line what went wrong."""
     from k8sovs import logs
     from k8sovs.config import ConfigError, StoreSettings, load
-    from k8sovs.etcd import Etcd, EtcdError
+    from k8sovs.etcd import Etcd, EtcdError, EtcdUnavailable
     from k8sovs.net import NetError
 
     async def connected(settings: StoreSettings) -> None:
@@ -63,6 +63,9 @@ def run_on_etcd(arguments: argparse.Namespace, work: Work) -> int:
         settings = load(StoreSettings, arguments, _environment(os.environ))
         logs.configure("error", settings.log_format)
         asyncio.run(connected(settings))
+    except EtcdUnavailable as error:
+        print(f"k8sovs: {error}; --etcd-endpoints or ETCDCTL_ENDPOINTS says where etcd is", file=sys.stderr)
+        return 1
     except (ConfigError, EtcdError, NetError, ValueError) as error:
         print(f"k8sovs: {error}", file=sys.stderr)
         return 1

@@ -19,8 +19,6 @@ def up(lab: Lab, progress: Callable[[str], None]) -> None:
     LabError: why not. A lab that was built but is not ready in time is left standing, to be looked at; one that
     could not be built, or whose caller interrupts, is removed.
     """
-    if os.geteuid() != 0:
-        raise LabError("a lab is made of network namespaces, which takes root: try sudo")
     _claim(lab)
     standing = False
     try:
