@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from enum import Enum
 
-from controller.tenants import Phase, Tenant, Tenants, uid_in, with_uid
+from controller.tenants import Phase, Tenant, Tenants
 from k8sovs.records import VNI_FIRST, VNI_GLOBAL, Mode, NetNamespaceRecord, VnidRecord
 
 NEVER_ISOLATED = "kube-system"
@@ -111,7 +111,10 @@ def next_step(tenant: Tenant, situation: Situation, age_s: float) -> Decision:
     if uid and tenant.uid and uid != tenant.uid:
         return _first_id(tenant, situation, uid, Outcome.REBORN)
     known = replace(tenant, uid=uid or tenant.uid)
-    return _repair_of_tenancy(known) or _phase_step(known, situation, age_s)
+    decision = _repair_of_tenancy(known) or _phase_step(known, situation, age_s)
+    if known.uid != known.noted_uid and not isinstance(decision, Step):
+        return Step(known, known, Outcome.REPAIRED, "its UID was not noted")
+    return decision
 
 
 def _birth(tenant: Tenant, situation: Situation, uid: str, age_s: float) -> Decision:
@@ -122,6 +125,8 @@ def _birth(tenant: Tenant, situation: Situation, uid: str, age_s: float) -> Deci
         return _with_id(tenant, uid, record.net_id, Outcome.IMPORTED)
     if uid:
         return _first_id(tenant, situation, uid, Outcome.BORN)
+    if tenant.uid_revision and situation.is_gone(tenant.name):
+        return Step(tenant, None, Outcome.REMOVED)
     if record is not None and record.action and situation.is_gone(tenant.name):
         # The Namespace may be so young that we have not heard of it yet.
         return _later(situation.rules.phase_delay_s - age_s) or _refusal(tenant, "Kubernetes has no such Namespace")
@@ -147,7 +152,7 @@ def _with_id(tenant: Tenant, uid: str, vni: int, outcome: Outcome) -> Step:
     record = tenant.record or NetNamespaceRecord(tenant.name, vni, message=_excuse(tenant))
     after = replace(
         tenant,
-        record=replace(record, net_id=vni, extra=with_uid(record.extra, uid)),
+        record=replace(record, net_id=vni),
         tenancy=VnidRecord(vni, frozenset({vni})),
         uid=uid,
     )
@@ -267,7 +272,6 @@ def _mirror(tenant: Tenant, message: str = "") -> NetNamespaceRecord:
         action="",
         namespace="",
         message=message,
-        extra=record.extra if uid_in(record) == tenant.uid else with_uid(record.extra, tenant.uid),
     )
 
 

@@ -20,7 +20,7 @@ from k8sovs.records import VNI_FIRST
 
 log = get_logger(__name__)
 
-# etcd takes 128 comparisons and 128 operations; a step adds at most 3 of either, the fence and the cursor one each.
+# etcd takes 128 comparisons and 128 operations; a step adds at most 4 of either, the fence and the cursor one each.
 _FULL = 120
 # How long a namespace steps back whose records somebody else keeps changing under our hands.
 _STEP_BACK_S = 0.02
@@ -187,22 +187,26 @@ class Planner:
         in_batch = {other.before.name for other in batch.steps} if step.target else ()
         if step.target and step.target not in in_batch:
             batch.rely_on(keys.vnid(step.target), tenants[step.target].tenancy_revision)
-        record_key, vnid_key = keys.netnamespace(before.name), keys.vnid(before.name)
+        record_key, vnid_key, uid_key = keys.netnamespace(before.name), keys.vnid(before.name), keys.uid(before.name)
         batch.rely_on(record_key, before.record_revision)
         batch.rely_on(vnid_key, before.tenancy_revision)
         batch.steps.append(step)
         if after is None:
             batch.write(record_key, before.record_revision, None)
             batch.write(vnid_key, before.tenancy_revision, None)
+            batch.write(uid_key, before.uid_revision, None)
             tenants.discard(before.name)
             return
-        now_known = max(before.record_revision, before.tenancy_revision) + 1
+        now_known = max(before.record_revision, before.tenancy_revision, before.uid_revision) + 1
         if after.record is not None and after.record != before.record:
             batch.write(record_key, before.record_revision, after.record.encode())
             after = replace(after, record_revision=now_known)
         if after.tenancy is not None and (after.tenancy != before.tenancy or not before.intact):
             batch.write(vnid_key, before.tenancy_revision, after.tenancy.encode())
             after = replace(after, tenancy_revision=now_known, intact=True)
+        if after.uid != before.noted_uid:
+            batch.write(uid_key, before.uid_revision, after.uid.encode())
+            after = replace(after, noted_uid=after.uid, uid_revision=now_known)
         tenants.put(after)
 
     def _subnets_batch(self) -> Batch | None:

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from enum import Enum, auto
 
-from k8sovs.records import Extra, NetNamespaceRecord, VnidRecord
-
-_UID = "UID"
+from k8sovs.records import NetNamespaceRecord, VnidRecord
 
 
 class Phase(Enum):
@@ -25,11 +22,12 @@ class Phase(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Tenant:
-    """A namespace in etcd: its two records with their mod revisions (0: the key is absent).
+    """A namespace in etcd: its two records and the UID, with their mod revisions (0: the key is absent).
 
     `record` is None while it is absent or malformed, `fault` says what is wrong with a malformed one. `tenancy` is
     the last good one; `intact` says whether etcd holds it just so. `uid` is the Kubernetes Namespace that the id was
-    given to: another one of the same name is another tenant.
+    given to, empty while it is not known: another one of the same name is another tenant. `noted_uid` is what etcd
+    holds of that.
     """
 
     name: str
@@ -40,6 +38,8 @@ class Tenant:
     tenancy_revision: int = 0
     intact: bool = True
     uid: str = ""
+    noted_uid: str = ""
+    uid_revision: int = 0
 
     @property
     def phase(self) -> Phase:
@@ -143,17 +143,3 @@ class Tenants:
             if rival.awaits_action and rival.record_revision < tenant.record_revision:
                 return rival.name
         return None
-
-
-def uid_in(record: NetNamespaceRecord) -> str:
-    """The UID that we noted in a record; empty where there is none, or what is there is not ours."""
-    text = dict(record.extra).get(_UID, '""')
-    uid: object = json.loads(text)
-    return uid if isinstance(uid, str) else ""
-
-
-def with_uid(extra: Extra, uid: str) -> Extra:
-    """`extra` with our note of the UID, if one is known."""
-    if not uid:
-        return extra
-    return (*((name, text) for name, text in extra if name != _UID), (_UID, json.dumps(uid)))

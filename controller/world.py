@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, IPv4Network
 
 from controller.placement import Entry
-from controller.tenants import Tenant, Tenants, uid_in
+from controller.tenants import Tenant, Tenants
 from controller.vni import is_behind
 from k8sovs.etcd import Changes, KeyValue, Listing
 from k8sovs.records import (
@@ -23,6 +23,7 @@ from k8sovs.records import (
     RecordError,
     SubnetRecord,
     VnidRecord,
+    parse_uid,
     parse_vni_cursor,
 )
 
@@ -74,6 +75,8 @@ class World:
                 self._record_deleted(tenant.name)
             if self.keys.vnid(tenant.name) not in listing.items:
                 self._vnid_deleted(tenant.name)
+            if self.keys.uid(tenant.name) not in listing.items:
+                self._uid_deleted(tenant.name)
         self.subnets = {}
         self.leader_keys = set()
         if self.keys.vni_cursor not in listing.items:
@@ -147,6 +150,8 @@ class World:
             return self.tenants[name].record_revision
         if folder == self.keys.vnids:
             return self.tenants[name].tenancy_revision
+        if folder == self.keys.uids:
+            return self.tenants[name].uid_revision
         if folder == self.keys.subnets:
             return self.subnets[name].revision if name in self.subnets else 0
         if folder == self.keys.leader:
@@ -157,7 +162,8 @@ class World:
 
     def _place_of(self, key: str) -> tuple[str, str]:
         """The folder of ours that `key` lies in, and the rest of it; no folder for all other keys."""
-        for folder in (self.keys.netnamespaces, self.keys.vnids, self.keys.subnets, self.keys.leader):
+        keys = self.keys
+        for folder in (keys.netnamespaces, keys.vnids, keys.uids, keys.subnets, keys.leader):
             if key.startswith(folder):
                 return folder, key[len(folder) :]
         return "", key
@@ -168,6 +174,8 @@ class World:
             self._put_record(name, item)
         elif folder == self.keys.vnids:
             self._put_vnid(name, item)
+        elif folder == self.keys.uids:
+            self._put_uid(name, item)
         elif folder == self.keys.subnets:
             self._put_subnet(name, item)
         elif folder == self.keys.leader:
@@ -183,6 +191,8 @@ class World:
             self._record_deleted(name)
         elif folder == self.keys.vnids:
             self._vnid_deleted(name)
+        elif folder == self.keys.uids:
+            self._uid_deleted(name)
         elif folder == self.keys.subnets:
             del self.subnets[name]
             self.subnets_dirty = True
@@ -201,7 +211,7 @@ class World:
             self._report("netnamespace", error)
             tenant = replace(tenant, fault=error.reason)
         else:
-            tenant = replace(tenant, record=record, uid=tenant.uid or uid_in(record))
+            tenant = replace(tenant, record=record)
         self._update(tenant)
 
     def _put_vnid(self, name: str, item: KeyValue) -> None:
@@ -213,15 +223,28 @@ class World:
             tenant = replace(tenant, intact=False)
         self._update(tenant)
 
+    def _put_uid(self, name: str, item: KeyValue) -> None:
+        noted = ""
+        try:
+            noted = parse_uid(item.key, item.value)
+        except RecordError as error:
+            self._report("uid", error)
+        tenant = self.tenants[name]
+        self._update(replace(tenant, uid=tenant.uid or noted, noted_uid=noted, uid_revision=item.mod_revision))
+
     def _record_deleted(self, name: str) -> None:
         self._update(replace(self.tenants[name], record=None, record_revision=0, fault=""))
 
     def _vnid_deleted(self, name: str) -> None:
         self._update(replace(self.tenants[name], tenancy_revision=0, intact=False))
 
+    def _uid_deleted(self, name: str) -> None:
+        self._update(replace(self.tenants[name], noted_uid="", uid_revision=0))
+
     def _update(self, tenant: Tenant) -> None:
         is_gone = self.namespaces is not None and tenant.name not in self.namespaces
-        if not tenant.record_revision and not tenant.tenancy_revision and (tenant.tenancy is None or is_gone):
+        is_stored = tenant.record_revision or tenant.tenancy_revision or tenant.uid_revision
+        if not is_stored and (tenant.tenancy is None or is_gone):
             self.tenants.discard(tenant.name)
         else:
             self.tenants.put(tenant)

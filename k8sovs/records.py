@@ -25,6 +25,7 @@ VALUE_LIMIT = 64 * 1024
 ACCEPT_LIMIT = 16
 
 _NAMESPACE = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")  # RFC 1123 label, as Kubernetes requires
+_UID = re.compile(rb"[!-~]{1,128}")
 _NETWORK_NAME = re.compile(r"[A-Za-z0-9._-]{1,253}")
 
 Extra = tuple[tuple[str, str], ...]
@@ -84,6 +85,11 @@ class Keys:
         return f"{self.network}vnids/"
 
     @property
+    def uids(self) -> str:
+        """The folder of the UIDs of the Namespaces that ids were given to; nobody but the controller needs them."""
+        return f"{self.network}uids/"
+
+    @property
     def leader(self) -> str:
         """The folder in which controllers stand for election."""
         return f"{self.network}leader/"
@@ -104,6 +110,10 @@ class Keys:
     def vnid(self, namespace: str) -> str:
         """The key of what the data plane does for a namespace."""
         return f"{self.vnids}{namespace}"
+
+    def uid(self, namespace: str) -> str:
+        """The key of the UID of the Namespace that a namespace's id was given to."""
+        return f"{self.uids}{namespace}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -284,6 +294,13 @@ def parse_vni_cursor(key: str, value: bytes) -> int:
     if value.isdigit() and len(value) <= len(str(VNI_MAX)) and VNI_FIRST <= int(value) <= VNI_MAX:
         return int(value)
     raise RecordError(key, f"must be a number from {VNI_FIRST} to {VNI_MAX}, not {_brief(value)}")
+
+
+def parse_uid(key: str, value: bytes) -> str:
+    """Read the UID of a Namespace. Raises `RecordError`."""
+    if _UID.fullmatch(value):
+        return value.decode("ascii")
+    raise RecordError(key, f"must be a UID, not {_brief(value)}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -49,7 +49,7 @@ def test_a_join_accepts_then_sends_then_forgets(controller: Controller) -> None:
     assert controller.record("a")["Action"] == "join"
     controller.wait(PHASE_DELAY_S)
     assert controller.vnid("a") == (11, {10, 11})
-    assert controller.record("a") == {"NetName": "a", "NetID": 11, "Action": "", "Namespace": "", "UID": "ua"}
+    assert controller.record("a") == {"NetName": "a", "NetID": 11, "Action": "", "Namespace": ""}
     controller.wait(DRAIN_DELAY_S)
     assert controller.vnid("a") == (11, {11})
     assert controller.vnid("b") == (11, {11})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from itertools import pairwise
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -47,11 +48,37 @@ def test_a_namespace_of_the_same_name_gets_another_id_even_if_both_changes_were_
     assert after != before
 
 
-def test_a_record_overwritten_without_our_note_does_not_make_another_namespace_of_it() -> None:
+@pytest.mark.parametrize("copied", [{}, {"UID": "ua"}])
+def test_what_an_operator_writes_into_a_record_does_not_decide_whose_the_id_is(copied: dict[str, str]) -> None:
+    """The documented form has four fields; a record that was copied from another namespace may have more."""
+    store = Store()
+    Controller(store, TENANTS).act("b", "join", "c")
+    store.put(KEYS.netnamespace("a"), json.dumps({"NetName": "a", "NetID": 10, "Action": "", "Namespace": ""} | copied))
+    store.put(KEYS.netnamespace("b"), json.dumps({"NetName": "b", "NetID": 10, "Action": "", "Namespace": ""} | copied))
+    restarted = Controller(store, TENANTS)
+    restarted.settle()
+    assert [restarted.vnid(name)[0] for name in "ab"] == [10, 11]
+    recreated = Controller(store, TENANTS | {"a": "another"})
+    assert [recreated.vnid(name)[0] for name in "ab"] == [13, 11]
+
+
+@pytest.mark.parametrize("junk", [b"", b"ub", b"\xff", b"x" * 2**20])
+def test_the_note_of_a_uid_is_put_right(junk: bytes) -> None:
     controller = Controller(Store(), TENANTS)
-    controller.act("a", "")
-    again = Controller(controller.store, TENANTS)
-    assert again.vnid("a") == (10, {10})
+    controller.put(KEYS.uid("a"), junk)
+    assert controller.store.items[KEYS.uid("a")].value == b"ua"
+    controller.delete(KEYS.uid("a"))
+    assert controller.store.items[KEYS.uid("a")].value == b"ua"
+    assert controller.vnid("a") == (10, {10})
+
+
+def test_the_note_of_a_uid_is_removed_with_its_namespace_even_if_nothing_else_is_left() -> None:
+    store = Store()
+    Controller(store, TENANTS)
+    for key in (KEYS.netnamespace("a"), KEYS.vnid("a")):
+        store.delete(key)
+    Controller(store, {"default": "u0"})
+    assert not [key for key in store.items if key.startswith((KEYS.uids, KEYS.vnids)) and not key.endswith("default")]
 
 
 def test_a_thousand_cycles_with_restarts_between_repeat_no_id() -> None:
@@ -121,7 +148,7 @@ def test_a_store_with_a_cursor_is_no_old_store_and_an_id_typed_into_it_is_not_us
 def test_many_births_share_a_transaction() -> None:
     controller = Controller(Store())
     controller.world.take_namespaces({f"n{number}": "u" for number in range(1000)})
-    assert controller.work() <= 20
+    assert controller.work() <= 25
     assert len({controller.vnid(f"n{number}")[0] for number in range(1000)}) == 1000
 
 
