@@ -222,8 +222,9 @@ class SubnetRecord:
 class NetNamespaceRecord:
     """The operator's form for a namespace and the mirror of the result; it never decides about traffic.
 
-    `net_id` is None where the record names none. `action` and `namespace` are what the operator wrote, whatever it
-    is: an action that cannot be carried out deserves an answer, which goes into `message`.
+    `net_id` is None where the record names none, or nothing that could be one: a typed id is never used, so it is no
+    reason to pass over what is asked for. `action` and `namespace` are what the operator wrote, whatever it is: an
+    action that cannot be carried out deserves an answer, which goes into `message`.
     """
 
     net_name: str
@@ -243,7 +244,7 @@ class NetNamespaceRecord:
             raise RecordError(key, f"NetName {_brief(net_name)} and the key disagree: write it under its own key")
         return cls(
             net_name=net_name,
-            net_id=fields.integer("NetID", VNI_GLOBAL, VNI_MAX),
+            net_id=fields.integer_if_any("NetID", VNI_GLOBAL, VNI_MAX),
             action=fields.text("Action"),
             namespace=fields.text("Namespace"),
             message=fields.text("message"),
@@ -263,7 +264,7 @@ class NetNamespaceRecord:
 class VnidRecord:
     """What the data plane does for a namespace: pods send with `send` and are reached from any of `accept`.
 
-    0 as a sender reaches everybody, a 0 in `accept` means from anyone.
+    0 as a sender reaches everybody, a 0 in `accept` means from anyone; 1 to 9 are nobody's.
     """
 
     send: int
@@ -277,7 +278,11 @@ class VnidRecord:
         send = fields.integer("Send", VNI_GLOBAL, VNI_MAX)
         if send is None:
             raise RecordError(key, "Send is missing")
-        return cls(send, fields.integers("Accept", VNI_GLOBAL, VNI_MAX, ACCEPT_LIMIT))
+        accept = fields.integers("Accept", VNI_GLOBAL, VNI_MAX, ACCEPT_LIMIT)
+        reserved = sorted(vni for vni in accept | {send} if VNI_GLOBAL < vni < VNI_FIRST)
+        if reserved:
+            raise RecordError(key, f"{reserved[0]} is no id of a namespace: 0, or from {VNI_FIRST} to {VNI_MAX}")
+        return cls(send, accept)
 
     def encode(self) -> bytes:
         """The record's value in etcd."""
@@ -305,7 +310,10 @@ def parse_uid(key: str, value: bytes) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _Fields:
-    """The fields of one JSON object; what has been asked for is taken out of it. A null is like a missing field."""
+    """The fields of one JSON object; what has been asked for is taken out of it. A null is like a missing field.
+
+    Names count in any case, as for the predecessor (Go's encoding/json); the exact one is preferred.
+    """
 
     key: str
     fields: dict[str, object]
@@ -325,8 +333,13 @@ class _Fields:
     def error(self, name: str, wanted: str, found: object) -> RecordError:
         return RecordError(self.key, f"{name} must be {wanted}, not {_brief(found)}")
 
+    def take(self, name: str) -> object:
+        spellings = [each for each in self.fields if each.casefold() == name.casefold()]
+        found = {each: self.fields.pop(each) for each in spellings}
+        return found.get(name, next(reversed(found.values()), None))
+
     def text(self, name: str) -> str:
-        found = self.fields.pop(name, None)
+        found = self.take(name)
         if found is None:
             return ""
         # JSON can spell half of a surrogate pair, which nothing that it is passed on to can encode.
@@ -335,7 +348,7 @@ class _Fields:
         return found
 
     def flag(self, name: str) -> bool:
-        found = self.fields.pop(name, None)
+        found = self.take(name)
         if found is None:
             return False
         if not isinstance(found, bool):
@@ -343,11 +356,17 @@ class _Fields:
         return found
 
     def integer(self, name: str, low: int, high: int) -> int | None:
-        found = self.fields.pop(name, None)
+        found = self.take(name)
         return None if found is None else self._checked(name, found, low, high)
 
+    def integer_if_any(self, name: str, low: int, high: int) -> int | None:
+        try:
+            return self.integer(name, low, high)
+        except RecordError:
+            return None
+
     def integers(self, name: str, low: int, high: int, limit: int) -> frozenset[int]:
-        found = self.fields.pop(name, None)
+        found = self.take(name)
         if not isinstance(found, list) or len(found) > limit:
             raise self.error(name, f"a list of at most {limit} numbers", found)
         return frozenset(self._checked(name, item, low, high) for item in found)

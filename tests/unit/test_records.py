@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from k8sovs.records import (
+    VNI_FIRST,
     VNI_MAX,
     Keys,
     Mode,
@@ -43,6 +44,7 @@ PARSERS: dict[str, tuple[Callable[[str, bytes], object], str, bytes]] = {
 each_parser = pytest.mark.parametrize(("parse", "key", "good"), PARSERS.values(), ids=PARSERS.keys())
 
 vnis = st.integers(0, VNI_MAX)
+used_vnis = st.just(0) | st.integers(VNI_FIRST, VNI_MAX)
 texts = st.text(max_size=20)
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | texts,
@@ -152,7 +154,10 @@ def test_a_record_is_written_as_the_predecessor_wrote_it(
     assert parse(key, good).encode() == good
 
 
-@given(st.dictionaries(texts.filter(lambda name: name not in json.loads(NAMESPACE) and name != "message"), json_values))
+KNOWN = {name.casefold() for name in (*json.loads(NAMESPACE), "message")}
+
+
+@given(st.dictionaries(texts.filter(lambda name: name.casefold() not in KNOWN), json_values))
 def test_unknown_fields_are_kept(extra: dict[str, object]) -> None:
     written = NetNamespaceRecord.parse(NAMESPACE_KEY, changed(NAMESPACE, **extra)).encode()
     assert json.loads(written) == {**json.loads(NAMESPACE), **extra}
@@ -187,7 +192,7 @@ def test_a_namespace_survives_writing_and_reading(record: NetNamespaceRecord) ->
     assert NetNamespaceRecord.parse(NAMESPACE_KEY, record.encode()) == record
 
 
-@given(st.builds(VnidRecord, send=vnis, accept=st.frozensets(vnis, max_size=4)))
+@given(st.builds(VnidRecord, send=used_vnis, accept=st.frozensets(used_vnis, max_size=4)))
 def test_a_vnid_survives_writing_and_reading(record: VnidRecord) -> None:
     assert VnidRecord.parse(VNID_KEY, record.encode()) == record
 
@@ -248,9 +253,28 @@ def test_half_a_character_is_a_record_error(parse: Callable[[str, bytes], object
 
 
 @pytest.mark.parametrize("net_id", [-1, 2**24, True, False, 10.0, "10", [10], {"a": 1}, 1e3])
-def test_a_net_id_is_a_number_in_its_range(net_id: object) -> None:
-    with pytest.raises(RecordError, match="NetID"):
-        NetNamespaceRecord.parse(NAMESPACE_KEY, changed(NAMESPACE, NetID=net_id))
+def test_a_net_id_that_is_none_does_not_spoil_the_action_beside_it(net_id: object) -> None:
+    record = NetNamespaceRecord.parse(NAMESPACE_KEY, changed(NAMESPACE, NetID=net_id, Action="global"))
+    assert (record.net_id, record.action) == (None, "global")
+
+
+def test_names_of_fields_count_in_any_case_and_are_written_in_ours() -> None:
+    lower = NAMESPACE.lower().replace(b'"action":""', b'"ACTION":"global"')
+    record = NetNamespaceRecord.parse(NAMESPACE_KEY, lower)
+    assert (record.net_id, record.action, record.extra) == (300924, "global", ())
+    assert record.encode() == changed(NAMESPACE, Action="global").replace(b" ", b"")
+
+
+def test_of_one_field_in_several_cases_the_exact_name_counts() -> None:
+    twice = b'{"netname":"x","NetName":"helloworld1","netid":7,"NETID":8,"action":""}'
+    record = NetNamespaceRecord.parse(NAMESPACE_KEY, twice)
+    assert (record.net_name, record.net_id, record.extra) == ("helloworld1", 8, ())
+
+
+@pytest.mark.parametrize(("send", "accept"), [(1, [1]), (9, [9, 10]), (10, [5, 10])])
+def test_a_reserved_id_is_nobodys(send: int, accept: list[int]) -> None:
+    with pytest.raises(RecordError, match="no id of a namespace"):
+        VnidRecord.parse(VNID_KEY, changed(VNID, Send=send, Accept=accept))
 
 
 @pytest.mark.parametrize("accept", [None, 1, [True], [-1], [2**24], ["1"], [[1]], list(range(17)), {"1": 1}])
