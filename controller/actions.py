@@ -72,6 +72,7 @@ class Situation:
 class Step:
     """One transaction on the records of a namespace. `after` is None when they are to be deleted.
 
+    `message` is for the log; what is also in the record belongs to whoever wrote it (`is_answer`).
     `takes_fresh` says that the step uses up `Situation.fresh`; `target` is the namespace that is joined, whose id the
     transaction relies upon.
     """
@@ -82,6 +83,12 @@ class Step:
     message: str = ""
     takes_fresh: bool = False
     target: str = ""
+
+    @property
+    def is_answer(self) -> bool:
+        """Whether the operator is told something, in the record: then it is worth an Event, too."""
+        record = self.after.record if self.after else None
+        return bool(self.message) and record is not None and record.message == self.message
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,15 +155,21 @@ def _first_id(tenant: Tenant, situation: Situation, uid: str, outcome: Outcome) 
 
 
 def _with_id(tenant: Tenant, uid: str, vni: int, outcome: Outcome) -> Step:
-    """Give `vni` at once. What the record asks for stays, to be done next."""
-    record = tenant.record or NetNamespaceRecord(tenant.name, vni, message=_excuse(tenant))
-    after = replace(
-        tenant,
-        record=replace(record, net_id=vni),
-        tenancy=VnidRecord(vni, frozenset({vni})),
-        uid=uid,
-    )
-    return Step(tenant, after, outcome)
+    """Give `vni` at once. What the record asks for, or what is wrong with it, is the next step's matter.
+
+    But what was asked for another Namespace of that name must not be done to this one.
+    """
+    message = ""
+    record = tenant.record
+    if record is None and not tenant.fault:
+        record = NetNamespaceRecord(tenant.name, vni)
+    elif record is not None:
+        record = replace(record, net_id=vni, message="")
+        if record.action and uid and tenant.uid and uid != tenant.uid:
+            message = f"{record.action[:40]!r} was for the former Namespace of this name: ask again"
+            record = replace(record, action="", namespace="", message=message)
+    after = replace(tenant, record=record, tenancy=VnidRecord(vni, frozenset({vni})), uid=uid)
+    return Step(tenant, after, outcome, message)
 
 
 def _repair_of_tenancy(tenant: Tenant) -> Step | None:
@@ -204,8 +217,9 @@ def _on_record(tenant: Tenant, situation: Situation) -> Decision:
     """What the operator's record asks for, or what must be put right in it."""
     if tenant.record is not None and tenant.record.action:
         return _act(tenant, tenant.record, situation)
-    message = tenant.record.message if tenant.record else _excuse(tenant)
-    mirror = _mirror(tenant, message)
+    if tenant.fault:
+        return _refusal(tenant, f"the record was malformed and has been replaced: {tenant.fault}")
+    mirror = _mirror(tenant, tenant.record.message if tenant.record else "")
     return None if mirror == tenant.record else Step(tenant, replace(tenant, record=mirror), Outcome.REPAIRED)
 
 
@@ -268,12 +282,8 @@ def _mirror(tenant: Tenant, message: str = "") -> NetNamespaceRecord:
     record = tenant.record or NetNamespaceRecord(tenant.name, None)
     return replace(
         record,
-        net_id=tenant.tenancy.send if tenant.tenancy else record.net_id,
+        net_id=tenant.tenancy.send if tenant.tenancy else None,
         action="",
         namespace="",
         message=message,
     )
-
-
-def _excuse(tenant: Tenant) -> str:
-    return f"the record was malformed and has been replaced: {tenant.fault}" if tenant.fault else ""

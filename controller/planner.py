@@ -200,7 +200,7 @@ class Planner:
         now_known = max(before.record_revision, before.tenancy_revision, before.uid_revision) + 1
         if after.record is not None and after.record != before.record:
             batch.write(record_key, before.record_revision, after.record.encode())
-            after = replace(after, record_revision=now_known)
+            after = replace(after, record_revision=now_known, fault="")
         if after.tenancy is not None and (after.tenancy != before.tenancy or not before.intact):
             batch.write(vnid_key, before.tenancy_revision, after.tenancy.encode())
             after = replace(after, tenancy_revision=now_known, intact=True)

@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import Callable
 
-from controller.actions import Outcome, Rules, Step
+from controller.actions import Rules, Step
 from controller.announcements import Announcement, Announcer
 from controller.leadership import LeadershipLost, Seat
 from controller.metrics import ControllerMetrics
@@ -108,7 +108,7 @@ class Reign:
             raise LeadershipLost(f"{seat.key} is gone")
 
     def _tell(self, step: Step) -> None:
-        """One line for each step, and an Event for a refusal."""
+        """One line for each step, and an Event where the operator is told something."""
         name, outcome = step.before.name, step.outcome
         self._metrics.steps.labels(outcome.value).inc()
         said: dict[str, object] = {"namespace": name}
@@ -119,7 +119,7 @@ class Reign:
         if step.message:
             said["message"] = step.message
         log.info(outcome.value, **said)
-        if outcome is Outcome.REFUSED:
+        if step.is_answer:
             uid = (self._world.namespaces or {}).get(name)
             if uid is not None:
                 self._announcer.announce(Announcement(Namespace, name, uid, "ActionRefused", step.message))

@@ -77,6 +77,7 @@ class Controller:
         self.now = 0.0
         self.malformed: list[RecordError] = []
         self.outcomes: list[tuple[str, Outcome]] = []
+        self.answers: list[tuple[str, Outcome, str]] = []  # what becomes an Event
         self.world = World(KEYS, network, lambda _, error: self.malformed.append(error))
         rules = Rules(network.mode, frozenset({"default", "kube-system"}), PHASE_DELAY_S, DRAIN_DELAY_S)
         self.planner = Planner(self.world, rules)
@@ -100,6 +101,7 @@ class Controller:
             self.planner.committed(batch, changes.revision)
             self.world.take_changes(changes)  # the watch tells of it, too
             self.outcomes += [(step.before.name, step.outcome) for step in batch.steps]
+            self.answers += [(step.before.name, step.outcome, step.message) for step in batch.steps if step.is_answer]
         raise AssertionError(f"still writing after {limit} transactions")
 
     def wait(self, seconds: float) -> None:

@@ -62,6 +62,20 @@ def test_what_an_operator_writes_into_a_record_does_not_decide_whose_the_id_is(c
     assert [recreated.vnid(name)[0] for name in "ab"] == [13, 11]
 
 
+def test_an_action_for_the_former_namespace_is_not_done_to_the_new_one_of_that_name() -> None:
+    store = Store()
+    Controller(store, TENANTS)
+    asked = {"NetName": "a", "NetID": 10, "Action": "join", "Namespace": "b"}
+    store.put(KEYS.netnamespace("a"), json.dumps(asked))
+    controller = Controller(store, TENANTS | {"a": "another"})
+    controller.settle()
+    assert controller.vnid("a") == (13, {13})
+    record = controller.record("a")
+    assert (record["Action"], record["Namespace"], record["NetID"]) == ("", "", 13)
+    assert "former Namespace" in str(record["message"])
+    assert controller.answers == [("a", Outcome.REBORN, record["message"])]
+
+
 @pytest.mark.parametrize("junk", [b"", b"ub", b"\xff", b"x" * 2**20])
 def test_the_note_of_a_uid_is_put_right(junk: bytes) -> None:
     controller = Controller(Store(), TENANTS)
