@@ -178,7 +178,9 @@ def _repair_of_tenancy(tenant: Tenant) -> Step | None:
     if tenant.intact and tenant.tenancy.send in tenant.tenancy.accept:
         return None
     tenancy = replace(tenant.tenancy, accept=tenant.tenancy.accept | {tenant.tenancy.send})
-    return Step(tenant, replace(tenant, tenancy=tenancy), Outcome.REPAIRED, "vnids was damaged, and is ours alone")
+    return Step(
+        tenant, replace(tenant, tenancy=tenancy), Outcome.REPAIRED, "somebody else wrote vnids, which is ours alone"
+    )
 
 
 def _phase_step(tenant: Tenant, situation: Situation, age_s: float) -> Decision:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from controller.actions import Behind, Rules, Situation, Step, Wait, next_step
 from controller.subnets import Change, Plan, plan
 from controller.vni import VnisExhausted, following, next_free
-from controller.world import World, changes_at
+from controller.world import World
 from k8sovs.etcd import Compare, Delete, Operation, Put, unchanged
 from k8sovs.logs import get_logger
 from k8sovs.records import VNI_FIRST
@@ -91,7 +91,7 @@ class Planner:
         puts = [(each.key, each.value) for each in batch.operations if isinstance(each, Put)]
         deletes = [each.key for each in batch.operations if isinstance(each, Delete)]
         had_cursor = self._world.cursor.value is not None
-        self._world.take_changes(changes_at(revision, puts, deletes))
+        self._world.take_written(revision, puts, deletes)
         self._world.dirty.update(step.before.name for step in batch.steps)
         if not had_cursor and self._world.cursor.value is not None:
             self._world.dirty.update(self._world.namespaces or ())
@@ -100,7 +100,8 @@ class Planner:
     def withdrawn(self, batch: Batch, now: float) -> None:
         """None of it was done, or nobody knows: forget it, and decide again."""
         for step in batch.steps:
-            self._world.tenants.put(step.before)
+            attempted = step.after.tenancy if step.after else None
+            self._world.tenants.put(replace(step.before, attempted=attempted))
         names = [step.before.name for step in batch.steps]
         if len(names) == 1:
             self._deadlines[names[0]] = now + _STEP_BACK_S

@@ -25,7 +25,8 @@ class Tenant:
     """A namespace in etcd: its two records and the UID, with their mod revisions (0: the key is absent).
 
     `record` is None while it is absent or malformed, `fault` says what is wrong with a malformed one. `tenancy` is
-    the last good one; `intact` says whether etcd holds it just so. `uid` is the Kubernetes Namespace that the id was
+    the last good one; `intact` says whether etcd holds it just so. `attempted` is one that we tried to write, without
+    learning whether it was done. `uid` is the Kubernetes Namespace that the id was
     given to, empty while it is not known: another one of the same name is another tenant. `noted_uid` is what etcd
     holds of that.
     """
@@ -37,6 +38,7 @@ class Tenant:
     tenancy: VnidRecord | None = None
     tenancy_revision: int = 0
     intact: bool = True
+    attempted: VnidRecord | None = None
     uid: str = ""
     noted_uid: str = ""
     uid_revision: int = 0

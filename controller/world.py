@@ -2,7 +2,7 @@
 
 What is written here is what etcd is known to hold: by the watch, or by the answer to a transaction of our own,
 whichever comes first. An update older than what is known is passed over. A record that cannot be read is reported
-once, and the last good form of what only we write is kept, to be restored.
+once. The last good form of what only we write is kept, to be restored when somebody else writes there.
 """
 
 from __future__ import annotations
@@ -98,6 +98,11 @@ class World:
             if changes.revision >= self._known_revision(key) > 0:
                 self._delete(key)
 
+    def take_written(self, revision: int, puts: Iterable[tuple[str, bytes]], deletes: Iterable[str]) -> None:
+        """What a transaction of ours did, at `revision`; sooner or later the watch tells of it, too."""
+        items = (KeyValue(key, value, self._created(key) or revision, revision) for key, value in puts)
+        self.take_changes(Changes(revision, tuple(items), tuple(deletes)))
+
     def take_namespaces(self, namespaces: Mapping[str, str]) -> None:
         """The complete truth about the Namespaces of Kubernetes: their UIDs by name."""
         before, self.namespaces = self.namespaces, dict(namespaces)
@@ -160,6 +165,11 @@ class World:
             return self.cursor.revision
         return self.network_revision if key == self.keys.config else 0
 
+    def _created(self, key: str) -> int:
+        """The revision at which `key` came to be, where that matters; 0 if that is not known."""
+        folder, name = self._place_of(key)
+        return self.subnets[name].create_revision if folder == self.keys.subnets and name in self.subnets else 0
+
     def _place_of(self, key: str) -> tuple[str, str]:
         """The folder of ours that `key` lies in, and the rest of it; no folder for all other keys."""
         keys = self.keys
@@ -215,12 +225,16 @@ class World:
         self._update(tenant)
 
     def _put_vnid(self, name: str, item: KeyValue) -> None:
-        tenant = replace(self.tenants[name], tenancy_revision=item.mod_revision, intact=True)
+        """Only the first listing, and what we have written since, is believed: this record is ours alone."""
+        known = self.tenants[name]
+        tenant = replace(known, tenancy_revision=item.mod_revision, intact=False)
         try:
-            tenant = replace(tenant, tenancy=VnidRecord.parse(item.key, item.value))
+            found = VnidRecord.parse(item.key, item.value)
         except RecordError as error:
             self._report("vnid", error)
-            tenant = replace(tenant, intact=False)
+        else:
+            if not self.is_listed or known.tenancy is None or found in (known.tenancy, known.attempted):
+                tenant = replace(tenant, tenancy=found, intact=True, attempted=None)
         self._update(tenant)
 
     def _put_uid(self, name: str, item: KeyValue) -> None:
@@ -280,9 +294,3 @@ class World:
         except RecordError as error:
             self._report("config", error)
             self.network_intact = False
-
-
-def changes_at(revision: int, puts: Iterable[tuple[str, bytes]], deletes: Iterable[str]) -> Changes:
-    """What a transaction of ours did, in the form in which the watch tells of it, too, sooner or later."""
-    items = tuple(KeyValue(key, value, revision, revision) for key, value in puts)
-    return Changes(revision, items, tuple(deletes))

@@ -207,11 +207,42 @@ def test_junk_under_keys_of_no_namespace_is_left_and_breaks_nothing(controller: 
     carry_out(controller, "a", "join", "b")
 
 
-@pytest.mark.parametrize("junk", [b"junk", b'{"Send":10,"Accept":[]}', b'{"Send":10,"Accept":[11]}'])
+@pytest.mark.parametrize(
+    "junk",
+    [
+        b"junk",
+        b'{"Send":10,"Accept":[]}',
+        b'{"Send":10,"Accept":[11]}',
+        b'{"Send":11,"Accept":[11]}',
+        b'{"Send":0,"Accept":[0]}',
+        b'{"Send":5,"Accept":[5]}',
+    ],
+)
 def test_what_somebody_makes_of_vnids_is_put_right(controller: Controller, junk: bytes) -> None:
     controller.put(KEYS.vnid("a"), junk)
-    controller.settle()
     assert settled_id(controller, "a") == 10
+    assert controller.outcomes[-1] == ("a", Outcome.REPAIRED)
+
+
+def test_what_somebody_makes_of_vnids_in_the_middle_of_a_change_does_not_stop_it(controller: Controller) -> None:
+    controller.act("a", "join", "b")
+    controller.put(KEYS.vnid("a"), b'{"Send":12,"Accept":[12]}')
+    assert controller.vnid("a") == (10, {10, 11})
+    controller.settle()
+    assert settled_id(controller, "a") == 11
+
+
+def test_a_write_whose_answer_was_lost_is_known_as_ours_when_the_watch_tells_of_it(controller: Controller) -> None:
+    controller.world.take_changes(controller.store.put(KEYS.netnamespace("a"), '{"NetName":"a","Action":"global"}'))
+    batch = controller.planner.next_batch(controller.now)
+    assert batch is not None
+    done = controller.store.transact(batch)
+    assert done is not None
+    controller.planner.withdrawn(batch, controller.now)
+    controller.world.take_changes(done)
+    controller.settle()
+    assert settled_id(controller, "a") == 0
+    assert ("a", Outcome.REPAIRED) not in controller.outcomes
 
 
 def test_deleted_keys_of_a_living_namespace_are_restored_with_its_id(controller: Controller) -> None:

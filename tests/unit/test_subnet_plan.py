@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Address, IPv4Network
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from controller.placement import Entry, Trouble, marked
 from controller.subnets import Plan, plan
 from k8sovs.records import SubnetRecord
-from tests.support.controller import NETWORK
+from tests.support.controller import KEYS, NETWORK, Controller, Store
 
 SMALL = replace(NETWORK, network=IPv4Network("172.11.0.0/20"))  # four subnets
 
@@ -264,3 +265,14 @@ def test_whatever_is_written_a_plan_is_final_and_no_two_live_nodes_share_a_subne
         for entry in folder.entries.values():
             if entry.is_of_node and entry.record is not None and nodes and nodes.get(entry.host) == entry.name:
                 assert made.owned.get(entry.host) == entry.record.subnet or entry.host not in made.owned
+
+
+def test_a_host_is_no_younger_for_what_the_controller_writes_into_its_record() -> None:
+    controller = Controller(Store())
+    first, second = KEYS.subnet(IPv4Address("192.0.2.91")), KEYS.subnet(IPv4Address("192.0.2.90"))
+    controller.put(first, '{"Host":"first","Assign":true}')
+    controller.put(second, '{"Host":"second"}')
+    controller.put(first, controller.store.items[first].value.replace(b'"Assign":false', b'"Assign":true'))
+    controller.put(second, '{"Host":"second","Subnet":"172.11.0.0/22"}')
+    assert json.loads(controller.store.items[first].value)["Subnet"] == "172.11.0.0/22"
+    assert json.loads(controller.store.items[second].value)["Subnet"] == ""
