@@ -9,6 +9,7 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from types import TracebackType
 from typing import Self
 
+from k8sovs.backoff import Backoff
 from k8sovs.etcd.model import (
     Changes,
     Compare,
@@ -21,7 +22,7 @@ from k8sovs.etcd.model import (
     Range,
     TransactionResult,
 )
-from k8sovs.etcd.watching import Backoff, list_ranges, watch_ranges
+from k8sovs.etcd.watching import list_ranges, watch_ranges
 from k8sovs.etcd.wire import Wire
 
 DEFAULT_TIMEOUT_S = 5.0

@@ -12,10 +12,11 @@ What no etcd client does right is left to none of them:
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 
+from k8sovs.backoff import Backoff
 from k8sovs.etcd.messages import Event, WatchMessage
 from k8sovs.etcd.model import (
     Changes,
@@ -33,37 +34,6 @@ log = get_logger(__name__)
 
 PAGE_SIZE = 1000
 LISTING_ATTEMPTS = 3
-
-
-class Backoff:
-    """How long to wait before trying again: twice as long each time, with jitter, up to `longest` seconds.
-
-    Failures that lie further apart than that have nothing to do with each other, and the wait is short again.
-    """
-
-    def __init__(
-        self,
-        now: Callable[[], float],
-        randomness: Callable[[], float],
-        *,
-        shortest: float = 0.05,
-        longest: float = 3.0,
-    ) -> None:
-        self._now = now
-        self._randomness = randomness
-        self._shortest = shortest
-        self._longest = longest
-        self._ceiling = shortest
-        self._until = now()
-
-    def delay(self) -> float:
-        """Seconds to wait after the failure that has just happened."""
-        if self._now() - self._until > self._longest:
-            self._ceiling = self._shortest
-        delay = self._ceiling * (0.5 + self._randomness() / 2)
-        self._ceiling = min(self._ceiling * 2, self._longest)
-        self._until = self._now() + delay
-        return delay
 
 
 class _Trouble:

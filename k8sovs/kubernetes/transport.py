@@ -30,7 +30,7 @@ class Timing:
     """before the first retry; it doubles with each failure"""
     longest_delay_s: float = 10.0
     settled_s: float = 5.0
-    """a watch that lasted this long was a success: the next delay is the first one again"""
+    """so long without a failure was a success: the next delay is the first one again"""
 
 
 DEFAULT_TIMING: Final = Timing()

@@ -21,6 +21,7 @@ from typing import Final, Generic, TypeVar
 
 import msgspec
 
+from k8sovs.backoff import Backoff
 from k8sovs.kubernetes.errors import UNDECODABLE, Expired, KubernetesError, Status, Unreadable, from_status
 from k8sovs.kubernetes.objects import ObjectKey, Resource, decode, metadata_of, path_of, read_metadata
 from k8sovs.kubernetes.transport import Timing, Transport
@@ -88,25 +89,6 @@ class Query(Generic[T]):
         return {name: value for name, value in given.items() if value}
 
 
-class Backoff:
-    """Delays that double up to a limit, each with jitter, until a success."""
-
-    def __init__(self, timing: Timing, chance: Callable[[], float]) -> None:
-        self._timing = timing
-        self._chance = chance
-        self._ceiling_s = timing.first_delay_s
-
-    def next_delay(self) -> float:
-        """Seconds to wait now: between half of the ceiling and all of it."""
-        ceiling_s = self._ceiling_s
-        self._ceiling_s = min(2 * ceiling_s, self._timing.longest_delay_s)
-        return ceiling_s * (0.5 + 0.5 * self._chance())
-
-    def reset(self) -> None:
-        """It worked: start again with the first delay."""
-        self._ceiling_s = self._timing.first_delay_s
-
-
 class _ListMetadata(msgspec.Struct, rename={"continue_": "continue"}):
     resourceVersion: str = ""
     continue_: str | None = None
@@ -148,14 +130,19 @@ class Watch(Generic[T]):
 
     async def run(self) -> AsyncGenerator[Listed[T] | Put[T] | Gone[T], None]:
         """Everything that happens to the objects, for ever."""
-        backoff = Backoff(self._timing, self._chance)
+        timing = self._timing
+        backoff = Backoff(
+            self._now,
+            self._chance,
+            shortest=timing.first_delay_s,
+            longest=timing.longest_delay_s,
+            settled=timing.settled_s,
+        )
         while True:
             asked_delay_s = 0.0
-            began = self._now()
             try:
                 if not self._version:
                     yield Listed(await self.list())
-                    began = self._now()
                 async with aclosing(self._session()) as changes:
                     async for change in changes:
                         yield change
@@ -165,9 +152,7 @@ class Watch(Generic[T]):
                 if isinstance(error, Expired | Unreadable):
                     self._version = ""
                 log.warning("kubernetes-watch-interrupted", path=self._query.path, error=str(error))
-            if self._now() - began >= self._timing.settled_s:
-                backoff.reset()
-            await asyncio.sleep(max(asked_delay_s, backoff.next_delay()))
+            await asyncio.sleep(max(asked_delay_s, backoff.delay()))
 
     async def list(self) -> tuple[T, ...]:
         """All objects; what cannot be decoded is replaced by its last good version. KubernetesError."""

@@ -8,17 +8,8 @@ from hypothesis import strategies as st
 
 from k8sovs.etcd import EtcdConfig
 from k8sovs.etcd.model import Endpoint, Range, from_wire, to_wire
-from k8sovs.etcd.watching import Backoff
 
 CA, CERT, KEY = Path("ca.pem"), Path("client.pem"), Path("client.key")
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.time = 0.0
-
-    def __call__(self) -> float:
-        return self.time
 
 
 @pytest.mark.parametrize(
@@ -71,20 +62,3 @@ def test_a_key_of_any_bytes_survives_the_way_in_and_out(key: bytes) -> None:
 def test_a_folder_is_everything_below_it_and_a_key_is_itself() -> None:
     assert Range.of("/a/") == Range(b"/a/", b"/a0")
     assert Range.of("/a") == Range(b"/a")
-
-
-def test_waits_double_up_to_the_longest() -> None:
-    backoff = Backoff(Clock(), lambda: 1.0, shortest=1, longest=5)
-    assert [backoff.delay() for _ in range(5)] == [1, 2, 4, 5, 5]
-
-
-def test_jitter_takes_up_to_half_of_a_wait() -> None:
-    assert Backoff(Clock(), lambda: 0.0, shortest=1, longest=5).delay() == 0.5
-
-
-def test_waits_are_short_again_after_a_good_while() -> None:
-    clock = Clock()
-    backoff = Backoff(clock, lambda: 1.0, shortest=1, longest=5)
-    assert [backoff.delay(), backoff.delay()] == [1, 2]
-    clock.time = 2 + 5.1  # the last wait has been over for longer than the longest one
-    assert backoff.delay() == 1
