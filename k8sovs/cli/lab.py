@@ -7,10 +7,11 @@ import json
 import os
 import shlex
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from k8sovs.cli.table import print_table
 from k8sovs.lab.layout import (
     ASSETS_VARIABLE,
     DEFAULT_HOST_SUBNET_LENGTH,
@@ -158,13 +159,13 @@ def _status(arguments: argparse.Namespace) -> int:
         (entry["name"], entry["pid"] or "stopped", "leads" if entry["leader"] else "")
         for entry in status["controllers"]
     ]
-    _print_table(("CONTROLLER", "PID", ""), controllers)
+    print_table(("CONTROLLER", "PID", ""), controllers)
     print()
     nodes = [
         (entry["name"], entry["ip"], entry["agent_pid"] or "stopped", "yes" if entry["cni_conf"] else "no")
         for entry in status["nodes"]
     ]
-    _print_table(("NODE", "ADDRESS", "AGENT", "CNI CONFIGURED"), nodes)
+    print_table(("NODE", "ADDRESS", "AGENT", "CNI CONFIGURED"), nodes)
     return 0
 
 
@@ -254,7 +255,7 @@ def _pod_list(arguments: argparse.Namespace) -> int:
     if arguments.json:
         return _print_json(pods)
     columns = ("namespace", "name", "node", "ip", "netns")
-    _print_table([column.upper() for column in columns], [[pod[column] or "-" for column in columns] for pod in pods])
+    print_table([column.upper() for column in columns], [[pod[column] or "-" for column in columns] for pod in pods])
     return 0
 
 
@@ -281,10 +282,3 @@ def _pair(text: str) -> tuple[str, str]:
 def _print_json(data: object) -> int:
     print(json.dumps(data, indent=2))
     return 0
-
-
-def _print_table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    table = [[str(cell) for cell in row] for row in (header, *rows)]
-    widths = [max(len(row[column]) for row in table) for column in range(len(header))]
-    for row in table:
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())

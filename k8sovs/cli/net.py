@@ -7,8 +7,10 @@ import asyncio
 import json
 import os
 import sys
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING
+
+from k8sovs.cli.table import print_table, printable
 
 if TYPE_CHECKING:
     from k8sovs.etcd import Etcd
@@ -131,15 +133,3 @@ def _row(state: NamespaceState) -> tuple[str, ...]:
     netid = "-" if state.send is None else "0 (global)" if state.send == 0 else str(state.send)
     action = f"{state.action} {state.target}".strip()
     return printable(state.name), netid, state.state.value, printable(action) or "-", printable(state.message)
-
-
-def printable(text: str) -> str:
-    """`text` on one line: records are written by strangers, and a terminal obeys control characters."""
-    return "".join(character if character.isprintable() else "?" for character in text)
-
-
-def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Columns as wide as their widest cell."""
-    widths = [max(len(row[column]) for row in (header, *rows)) for column in range(len(header))]
-    for row in (header, *rows):
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())

@@ -6,7 +6,8 @@ import argparse
 import json
 from typing import TYPE_CHECKING
 
-from k8sovs.cli.net import add_store_options, namespace_fields, print_table, printable, run_on_etcd
+from k8sovs.cli.net import add_store_options, namespace_fields, run_on_etcd
+from k8sovs.cli.table import print_table, printable
 
 if TYPE_CHECKING:
     from k8sovs.etcd import Etcd

@@ -52,7 +52,7 @@ class Pods:
             raise LabError(f"pod {namespace}/{name} exists already") from None
         except KubernetesError as error:
             raise LabError(f"pod {namespace}/{name} was refused: {error}") from error
-        ready = await self._wait(created, lambda pod: pod is None or _condition(pod) == "True")
+        ready = await self._wait(created, lambda pod: pod is None or _is_ready(pod))
         if ready is None:
             raise LabError(f"pod {namespace}/{name} was deleted before it was ready")
         return self._describe(ready)
@@ -96,7 +96,7 @@ class Pods:
                     if enough(current):
                         return current
         except TimeoutError:
-            word = _condition(latest, "message") or "its kubelet has not touched it"
+            word = _word_of_kubelet(latest) or "its kubelet has not touched it"
             raise LabError(f"pod {key.namespace}/{key.name}: not done within {POD_TIMEOUT_S:.0f} s: {word}") from None
         finally:
             await watch.aclose()
@@ -114,7 +114,7 @@ class Pods:
             "ip": pod.status.podIP if pod.status else None,
             "netns": str(sandbox.netns) if sandbox else None,
             "container_id": sandbox.container_id if sandbox else None,
-            "ready": _condition(pod) == "True",
+            "ready": _is_ready(pod),
         }
 
 
@@ -128,7 +128,12 @@ def _after(event: Listed[Pod] | Put[Pod] | Gone[Pod]) -> Pod | None:
             return None
 
 
-def _condition(pod: Pod, attribute: str = "status") -> str | None:
-    """`attribute` of the pod's Ready condition."""
+def _is_ready(pod: Pod) -> bool:
     conditions = (pod.status.conditions if pod.status else None) or []
-    return next((getattr(condition, attribute) for condition in conditions if condition.type == "Ready"), None)
+    return any(condition.type == "Ready" and condition.status == "True" for condition in conditions)
+
+
+def _word_of_kubelet(pod: Pod) -> str | None:
+    """Why the pod is not ready, if its kubelet has said."""
+    conditions = (pod.status.conditions if pod.status else None) or []
+    return next((condition.message for condition in conditions if condition.type == "Ready"), None)
