@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
 
 from k8sovs.lab.layout import Datapath, Lab, LabError, LabMode, load, route_metric, spec_file
-from k8sovs.lab.reach import Place, table
+from k8sovs.lab.reach import Place, Reach, judge, table
 from k8sovs.lab.runtime import bandwidth_of
 
 
@@ -83,3 +84,39 @@ def test_a_table_marks_the_cells_that_are_wrong_and_leaves_the_unmeasured_empty(
         ["one", "node1", "yes"],
         ["two", "-!"],
     ]
+
+
+class Measurements:
+    """Answers of pings, one table for each time of asking; remembers what was asked for."""
+
+    def __init__(self, *answers: Reach) -> None:
+        self._answers = list(answers)
+        self.asked: list[list[tuple[Place, Place]]] = []
+
+    def __call__(self, pairs: Iterable[tuple[Place, Place]]) -> Reach:
+        self.asked.append(list(pairs))
+        return self._answers.pop(0)
+
+
+ONE, TWO = Place("one", "/run/netns/1", "192.0.2.1"), Place("two", "/run/netns/2", "192.0.2.2")
+THERE, BACK = (ONE, TWO), (TWO, ONE)
+
+
+def test_a_forbidden_delivery_is_wrong_at_once() -> None:
+    measurements = Measurements({THERE: True, BACK: False})
+    _, wrong = judge([THERE, BACK], lambda sender, target: False, measure=measurements)
+    assert wrong == [THERE]
+    assert measurements.asked == [[THERE, BACK]]
+
+
+def test_what_should_arrive_and_did_not_is_measured_again_alone() -> None:
+    measurements = Measurements({THERE: False, BACK: False}, {THERE: True})
+    reach, wrong = judge([THERE, BACK], lambda sender, target: sender is ONE, measure=measurements)
+    assert (reach, wrong) == ({THERE: True, BACK: False}, [])
+    assert measurements.asked == [[THERE, BACK], [THERE]]
+
+
+def test_what_never_arrives_is_wrong_after_three_measurements() -> None:
+    measurements = Measurements(*[{THERE: False}] * 3)
+    _, wrong = judge([THERE], lambda sender, target: True, measure=measurements)
+    assert (wrong, len(measurements.asked)) == ([THERE], 3)
