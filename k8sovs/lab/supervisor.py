@@ -213,6 +213,7 @@ class Supervisor:
         except LabError as error:
             raise LabError(f"{error}{self._said(f'ovsdb-{node.name}')}{self._said(f'vswitchd-{node.name}')}") from None
         await asyncio.to_thread(topology.address_node, lab, number, device)
+        await asyncio.to_thread(topology.shield_etcd, lab, number)
         self._report.progress(f"{node.name} has its switch ({self._datapath.value} datapath)")
 
     async def _wait_ready(self) -> None:

@@ -19,6 +19,7 @@ from pathlib import Path
 from k8sovs.lab.layout import (
     CLUSTER_NETWORK,
     CONTROL_ADDRESS,
+    ETCD_PORT,
     FABRIC_ADDRESS,
     OUTSIDE,
     OUTSIDE_ADDRESS,
@@ -34,6 +35,7 @@ from k8sovs.lab.netns import Journal, inside, ip_batch, run, set_sysctls
 
 UNDERLAY_NIC = "eth0"
 UNDERLAY_BRIDGE = "underlay"
+SHIELD_TABLE = "k8sovs-lab"
 GUARDED = (CLUSTER_NETWORK, SERVICE_NETWORK, UNDERLAY, OUTSIDE)
 
 
@@ -74,6 +76,23 @@ def address_node(lab: Lab, number: int, device: str) -> None:
     _address(node.netns, device, IPv4Interface((node.address, UNDERLAY.prefixlen)), FABRIC_ADDRESS)
 
 
+def shield_etcd(lab: Lab, number: int) -> None:
+    """Let no pod of the node reach etcd: it asks nobody who they are.
+
+    A pod's packets come with the node's address, so only the node can tell them from its own. They are those that it
+    forwards; what its own processes send passes through another hook.
+    """
+    rules = f"""
+        table ip {SHIELD_TABLE} {{
+            chain forward {{
+                type filter hook forward priority filter; policy accept;
+                ip daddr {CONTROL_ADDRESS} tcp dport {ETCD_PORT} drop
+            }}
+        }}
+    """
+    run(*inside(lab.node(number).netns, "nft", "--file", "-"), stdin=rules)
+
+
 def _plug(lab: Lab, netns: str, port: str, *, bridged: bool) -> None:
     """A veth from `netns` to the fabric, its end there called `port`; it is never in the machine's own namespace."""
     fabric = lab.netns("fabric")
@@ -95,8 +114,9 @@ def _address(netns: str, device: str, address: IPv4Interface, gateway: IPv4Addre
 def guard_routes(lab: Lab) -> tuple[IPv4Network, ...]:
     """Add the blackhole routes to the machine's own namespace; returns the prefixes left unguarded.
 
-    A prefix inside one that the machine itself routes somewhere, or that holds one of its name servers, is left alone:
-    taking it away could cut the machine off.
+    A prefix that overlaps one that the machine itself routes somewhere, or that holds one of its name servers, is left
+    alone: a route to the same prefix or to a part of it would win anyway, and taking a part of a wider one away could
+    cut the machine off.
     """
     spared = tuple(prefix for prefix in GUARDED if _machine_uses(prefix))
     for prefix in GUARDED:
@@ -115,9 +135,13 @@ def unguard_routes(lab_name: str) -> None:
 
 
 def _machine_uses(prefix: IPv4Network) -> bool:
-    routes = json.loads(run("ip", "-json", "route", "show", "match", str(prefix)) or "[]")
-    wider = any(route["dst"] != "default" and route["dst"] != str(prefix) for route in routes)
-    return wider or any(server in prefix for server in _name_servers())
+    around, within = (
+        json.loads(run("ip", "-json", "route", "show", selector, str(prefix)) or "[]") for selector in ("match", "root")
+    )
+    leads_somewhere = any(
+        route["dst"] != "default" and route.get("type") != "blackhole" for route in (*around, *within)
+    )
+    return leads_somewhere or any(server in prefix for server in _name_servers())
 
 
 def _name_servers(path: Path = Path("/etc/resolv.conf")) -> tuple[IPv4Address, ...]:

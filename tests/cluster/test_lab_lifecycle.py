@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ import pytest
 
 from k8sovs.lab.layout import route_metric
 from tests.support.lab import K8SOVS, LabUnderTest, eventually, k8sovs
+from tests.support.namespaces import Sandbox
 
 NAME = "life"
 DIRECTORY = Path("/run/k8sovs-lab", NAME)
@@ -137,6 +139,34 @@ def test_a_second_up_of_the_same_name_is_refused_in_words(life: Life) -> None:
 
 def test_down_without_a_lab_is_no_error() -> None:
     assert k8sovs("lab", "down", "--name", "neverwas").returncode == 0
+
+
+GUARD = """
+from k8sovs.lab import layout, topology
+lab = layout.Lab("guard", 1, layout.LabMode.MULTITENANT, layout.Datapath.AUTO)
+print(*topology.guard_routes(lab))
+"""
+
+
+@pytest.mark.parametrize(
+    ("address", "unguarded"),
+    [
+        ("203.0.113.1/24", ""),
+        ("172.11.3.1/16", "172.11.0.0/16"),
+        ("172.11.3.1/24", "172.11.0.0/16"),
+        ("172.8.0.1/13", "172.11.0.0/16"),
+    ],
+    ids=["elsewhere", "the same", "a part", "wider"],
+)
+def test_a_prefix_that_the_machine_routes_itself_is_told_to_be_unguarded(address: str, unguarded: str) -> None:
+    with Sandbox() as machine:
+        machine.run("ip", "link", "add", "lan", "type", "bridge")
+        machine.run("ip", "address", "add", address, "dev", "lan")
+        machine.run("ip", "link", "set", "lan", "up")
+        told = machine.run(sys.executable, "-c", GUARD)
+        blackholes = machine.run("ip", "route", "show", "type", "blackhole")
+    assert told.strip() == unguarded
+    assert ("172.11.0.0/16" in blackholes) is not bool(unguarded)
 
 
 def test_an_interrupted_up_leaves_the_machine_as_it_was() -> None:
