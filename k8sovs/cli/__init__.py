@@ -10,6 +10,9 @@ from collections.abc import Sequence
 from k8sovs import __version__
 from k8sovs.cli import daemons, lab, net, status
 
+READER_GONE = 141
+"""What a shell calls the end by SIGPIPE."""
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command in `argv` (default: the process's arguments); returns the exit status."""
@@ -18,15 +21,26 @@ def main(argv: Sequence[str] | None = None) -> int:
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for module in (net, status, lab, daemons):
         module.register(subparsers)
-    arguments = parser.parse_args(argv)
+    options, command = _split(sys.argv[1:] if argv is None else argv)
+    arguments = parser.parse_args(options, argparse.Namespace(command=command, takes_command=False))
+    if command and not arguments.takes_command:
+        parser.error(f"only 'lab exec' runs a command: unexpected '-- {' '.join(command)}'")
     try:
         exit_status: int = arguments.run(arguments)
         sys.stdout.flush()
+    except BrokenPipeError:
+        # Whoever read the output has enough of it. Python would complain once more when it flushes at the end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return READER_GONE
     except KeyboardInterrupt:
         print("k8sovs: interrupted", file=sys.stderr)
         return 130
-    except BrokenPipeError:
-        # Whoever read the output has seen enough; nothing must be written to it when Python ends.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
     return exit_status
+
+
+def _split(argv: Sequence[str]) -> tuple[Sequence[str], Sequence[str]]:
+    """Our own arguments, and behind the first `--` a command to be run with arguments of its own."""
+    if "--" not in argv:
+        return argv, ()
+    end = argv.index("--")
+    return argv[:end], argv[end + 1 :]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import shlex
 import sys
 from collections.abc import Callable, Mapping
@@ -27,6 +28,10 @@ from k8sovs.lab.layout import (
 
 Handler = Callable[[argparse.Namespace], int]
 
+_LABEL = "[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"
+_POD_NAME = re.compile(rf"(?P<namespace>{_LABEL})/(?=.{{1,253}}$)(?P<name>{_LABEL}(\.{_LABEL})*)")
+"""What Kubernetes takes for both (RFC 1123); checked before anything is created for a pod that it would refuse."""
+
 
 def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the command and its own commands."""
@@ -34,8 +39,8 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     _add_name(parser, DEFAULT_NAME)
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
-    def command(name: str, handler: Handler, text: str, *, data: bool = False) -> argparse.ArgumentParser:
-        return _add(commands, name, handler, text, data=data)
+    def command(name: str, handler: Handler, text: str) -> argparse.ArgumentParser:
+        return _add(commands, name, handler, text)
 
     up = command("up", _up, "build a lab; returns when it is ready")
     up.add_argument("--nodes", type=int, default=3, metavar="N", help="how many nodes (default: 3)")
@@ -59,11 +64,12 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         help=f"host bits of each node's pod subnet (default: {DEFAULT_HOST_SUBNET_LENGTH})",
     )
     command("down", _down, "remove a lab and all that is left of it")
-    command("status", _status, "nodes, controllers, etcd, and their processes", data=True)
+    command("status", _status, "nodes, controllers, etcd, and their processes")
     command("env", _env, "shell commands that point etcdctl and kubectl at the lab")
-    execute = command("exec", _exec, "run a command in a pod or on a node")
+    execute = _add(commands, "exec", _exec, "run a command in a pod or on a node", data=False)
+    execute.usage = f"{execute.prog} [--name LAB] NAMESPACE/NAME|nodeK -- CMD ..."
     execute.add_argument("where", metavar="NAMESPACE/NAME|nodeK")
-    execute.add_argument("argv", nargs=argparse.REMAINDER, metavar="-- CMD")
+    execute.set_defaults(takes_command=True)
     for name, handler, text in (
         ("stop", _stop, "stop a process, for an outage"),
         ("start", _start, "start a stopped process again"),
@@ -78,14 +84,14 @@ def _register_pods(commands: argparse._SubParsersAction[argparse.ArgumentParser]
     pod = commands.add_parser("pod", help="pods of the lab")
     _add_name(pod, argparse.SUPPRESS)
     verbs = pod.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    add = _add(verbs, "add", _pod_add, "create a pod; returns when it can send", data=True)
+    add = _add(verbs, "add", _pod_add, "create a pod; returns when it can send")
     add.add_argument("pod", type=_pod_name, metavar="NAMESPACE/NAME", help="a missing namespace is created")
     add.add_argument("--node", metavar="nodeK", help="default: the node with the fewest pods")
     for option in ("annotation", "label"):
         add.add_argument(f"--{option}", type=_pair, action="append", default=[], metavar="K=V")
     delete = _add(verbs, "del", _pod_delete, "delete a pod; returns when it is gone")
     delete.add_argument("pod", type=_pod_name, metavar="NAMESPACE/NAME")
-    _add(verbs, "ls", _pod_list, "the pods, where they run and how to enter them", data=True)
+    _add(verbs, "ls", _pod_list, "the pods, where they run and how to enter them")
 
 
 def _add(
@@ -94,7 +100,7 @@ def _add(
     handler: Handler,
     text: str,
     *,
-    data: bool = False,
+    data: bool = True,
 ) -> argparse.ArgumentParser:
     parser = commands.add_parser(name, help=text, description=text)
     _add_name(parser, argparse.SUPPRESS)
@@ -138,15 +144,16 @@ def _up(arguments: argparse.Namespace) -> int:
     )
     up(lab, lambda text: print(f"lab: {text}", file=sys.stderr, flush=True))
     print(f"lab: '{lab.name}' is up; next: k8sovs lab pod add NAMESPACE/NAME --name {lab.name}", file=sys.stderr)
-    return 0
+    return _done(arguments, name=lab.name, directory=str(lab.directory))
 
 
 def _down(arguments: argparse.Namespace) -> int:
     from k8sovs.lab.teardown import remove
 
-    if not remove(directory_of(arguments.name)):
+    removed = remove(directory_of(arguments.name))
+    if not removed:
         print(f"lab: '{arguments.name}' is not up, nothing to remove", file=sys.stderr)
-    return 0
+    return _done(arguments, name=arguments.name, removed=removed)
 
 
 def _status(arguments: argparse.Namespace) -> int:
@@ -176,18 +183,19 @@ def _env(arguments: argparse.Namespace) -> int:
         "ETCDCTL_ENDPOINTS": ",".join(status["etcd"]["endpoints"]),
         "KUBECONFIG": status["apiserver"]["kubeconfig"],
     }
+    if arguments.json:
+        return _print_json(variables)
     for name, value in variables.items():
         print(f"export {name}={shlex.quote(value)}")
     return 0
 
 
 def _exec(arguments: argparse.Namespace) -> int:
-    argv = arguments.argv[1:] if arguments.argv[:1] == ["--"] else arguments.argv
-    if not argv:
+    if not arguments.command:
         raise LabError("exec needs a command: k8sovs lab exec WHERE -- COMMAND")
     netns, variables = _place(arguments)
     environment = {**os.environ, OWNER_VARIABLE: str(directory_of(arguments.name)), **variables}
-    os.execvpe("nsenter", ["nsenter", f"--net={netns}", "--", *argv], environment)
+    os.execvpe("nsenter", ["nsenter", f"--net={netns}", "--", *arguments.command], environment)
 
 
 def _place(arguments: argparse.Namespace) -> tuple[str, Mapping[str, str]]:
@@ -207,13 +215,15 @@ def _place(arguments: argparse.Namespace) -> tuple[str, Mapping[str, str]]:
 
 
 def _start(arguments: argparse.Namespace) -> int:
-    _ask(arguments, "start", process=_process_name(arguments))
-    return 0
+    process = _process_name(arguments)
+    _ask(arguments, "start", process=process)
+    return _done(arguments, process=process, started=True)
 
 
 def _stop(arguments: argparse.Namespace) -> int:
-    _ask(arguments, "stop", process=_process_name(arguments))
-    return 0
+    process = _process_name(arguments)
+    _ask(arguments, "stop", process=process)
+    return _done(arguments, process=process, stopped=True)
 
 
 def _process_name(arguments: argparse.Namespace) -> str:
@@ -247,7 +257,7 @@ def _pod_add(arguments: argparse.Namespace) -> int:
 def _pod_delete(arguments: argparse.Namespace) -> int:
     namespace, name = arguments.pod
     _ask(arguments, "pod-delete", namespace=namespace, name=name)
-    return 0
+    return _done(arguments, namespace=namespace, name=name, deleted=True)
 
 
 def _pod_list(arguments: argparse.Namespace) -> int:
@@ -266,10 +276,10 @@ def _ask(arguments: argparse.Namespace, command: str, **values: object) -> Any: 
 
 
 def _pod_name(text: str) -> tuple[str, str]:
-    namespace, slash, name = text.partition("/")
-    if not (namespace and slash and name):
-        raise argparse.ArgumentTypeError(f"'{text}' is not NAMESPACE/NAME")
-    return namespace, name
+    found = _POD_NAME.fullmatch(text)
+    if found is None:
+        raise argparse.ArgumentTypeError(f"'{text}' is not NAMESPACE/NAME, of a-z, 0-9 and '-', in the name also '.'")
+    return found["namespace"], found["name"]
 
 
 def _pair(text: str) -> tuple[str, str]:
@@ -277,6 +287,11 @@ def _pair(text: str) -> tuple[str, str]:
     if not (key and equals):
         raise argparse.ArgumentTypeError(f"'{text}' is not KEY=VALUE")
     return key, value
+
+
+def _done(arguments: argparse.Namespace, **outcome: object) -> int:
+    """The end of a command whose outcome needs no words, but can be asked for."""
+    return _print_json(outcome) if arguments.json else 0
 
 
 def _print_json(data: object) -> int:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.lab import LabUnderTest, eventually, k8sovs
+from tests.support.lab import K8SOVS, LabUnderTest, eventually, k8sovs
 
 LAB_OPTIONS = ("--nodes", "2")
 
@@ -125,6 +125,48 @@ def test_exec_in_a_pod_passes_output_and_exit_status_on(lab: LabUnderTest) -> No
     assert "lo" in lab("exec", "inside/web", "--", "ip", "-br", "link")
     done = k8sovs("lab", "exec", "--name", lab.name, "inside/web", "--", "sh", "-c", "exit 7")
     assert done.returncode == 7
+
+
+def test_the_name_of_the_lab_may_stand_anywhere_before_the_command(lab: LabUnderTest) -> None:
+    echo = ("--", "echo", "--name", "mine")
+    for argv in (("--name", lab.name, "node1"), ("node1", "--name", lab.name), ("node1", f"--name={lab.name}")):
+        assert k8sovs("lab", "exec", *argv, *echo).stdout == "--name mine\n"
+
+
+def test_nothing_but_exec_takes_a_command(lab: LabUnderTest) -> None:
+    assert "'-- true'" in refused(lab, "status", "--", "true")
+
+
+def test_output_that_nobody_reads_to_its_end_is_no_complaint(lab: LabUnderTest) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer) as output:
+        argv = [K8SOVS, "lab", "status", "--json", "--name", lab.name]
+        done = subprocess.run(argv, stdout=output, stderr=subprocess.PIPE)
+    assert (done.returncode, done.stderr) == (141, b"")
+
+
+def test_commands_without_words_tell_their_outcome_as_json(lab: LabUnderTest) -> None:
+    lab.add_pod("talkative/web", "node1")
+    deleted = {"namespace": "talkative", "name": "web", "deleted": True}
+    assert json.loads(lab("pod", "del", "talkative/web", "--json")) == deleted
+    assert json.loads(lab("start", "agent", "node1", "--json")) == {"process": "agent-node1", "started": True}
+    assert json.loads(lab("env", "--json"))["ETCDCTL_ENDPOINTS"] == lab.status()["etcd"]["endpoints"][0]
+    assert json.loads(k8sovs("lab", "down", "--name", "neverwas", "--json").stdout)["removed"] is False
+
+
+@pytest.mark.parametrize("pod", ["left/b/c", "left/B", "left/-b", "left/b_c", "left/b.", f"left/{'x' * 254}"])
+def test_a_name_that_no_pod_can_have_creates_no_namespace(lab: LabUnderTest, pod: str) -> None:
+    assert pod in refused(lab, "pod", "add", pod)
+    assert "left" not in lab.run("kubectl", "get", "namespaces", "-o", "name")
+
+
+def test_a_pod_cannot_reach_etcd_which_its_node_can(lab: LabUnderTest) -> None:
+    lab.add_pod("curious/web", "node1")
+    connect = ("--", "timeout", "1", "bash", "-c", "</dev/tcp/192.0.2.2/2379")
+    assert k8sovs("lab", "exec", "--name", lab.name, "node1", *connect).returncode == 0
+    assert k8sovs("lab", "exec", "--name", lab.name, "curious/web", *connect).returncode != 0
+    assert "1 received" in lab("exec", "curious/web", "--", "ping", "-c", "1", "-W", "2", "192.0.2.2")
 
 
 def test_exec_on_a_node_finds_that_nodes_own_switch(lab: LabUnderTest) -> None:

@@ -42,7 +42,7 @@ class LabUnderTest:
 
     def __call__(self, *argv: str) -> str:
         """The output of `k8sovs lab ARGV`."""
-        # The lab's name goes to the subcommand, and `exec` takes all that follows as the command to run.
+        # The lab's name goes to the subcommand; behind `--` it would be the command's that is to run.
         verb = 2 if argv[0] == "pod" else 1
         done = k8sovs("lab", *argv[:verb], "--name", self.name, *argv[verb:])
         assert done.returncode == 0, f"lab {' '.join(argv)}: {done.stderr}"
