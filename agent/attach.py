@@ -167,8 +167,15 @@ class Attacher:
         name = host_link_name(attachment.key.container_id, attachment.key.ifname)
         try:
             await self._devices.reaper.wait_deleted(name)
-            link = await self._devices.links.create_pod_link(self._link_spec(name, attachment))
-            await self._devices.ports.add(PodPort(name, self._ofport(attachment.address), attachment.external_ids()))
+            spec = self._link_spec(name, attachment)
+            link = await self._devices.links.create_pod_link(spec)
+            # The switch needs no more than the device, and longer for its port than we for the rest of the link.
+            configured = asyncio.create_task(self._devices.links.configure_pod_link(spec))
+            try:
+                port = PodPort(name, self._ofport(attachment.address), attachment.external_ids())
+                await self._devices.ports.add(port)
+            finally:
+                await configured
             await self._commit_flows()
             if attachment.limits != UNLIMITED:
                 await self._devices.shaper.reconcile()

@@ -31,20 +31,17 @@ class Attachments:
         self._ovsdb = ovsdb
         self._view: BridgeView | None = None
         self._known: dict[str, tuple[PortView, PodAttachment | None]] = {}
+        self._forwarding: Mapping[PodAttachment, int] = {}
 
     def by_port(self) -> dict[str, PodAttachment]:
         """Every attachment, by the name of its port."""
         self._refresh()
         return {name: attachment for name, (_, attachment) in self._known.items() if attachment is not None}
 
-    def forwarding(self) -> dict[PodAttachment, int]:
-        """Every attachment whose port the switch forwards for, with its ofport."""
+    def forwarding(self) -> Mapping[PodAttachment, int]:
+        """Every attachment whose port the switch forwards for, with its ofport; the same object until ports change."""
         self._refresh()
-        return {
-            attachment: port.ofport
-            for port, attachment in self._known.values()
-            if attachment is not None and port.ofport is not None
-        }
+        return self._forwarding
 
     def get(self, key: AttachmentKey) -> PodAttachment | None:
         """The attachment of this container and interface."""
@@ -62,6 +59,11 @@ class Attachments:
             unchanged = before is not None and before[0] is port
             attachment = before[1] if before and unchanged else _read(port)
             self._known[name] = (port, attachment)
+        self._forwarding = {
+            attachment: port.ofport
+            for port, attachment in self._known.values()
+            if attachment is not None and port.ofport is not None
+        }
 
 
 def _read(port: PortView) -> PodAttachment | None:

@@ -117,7 +117,7 @@ class Links:
         await asyncio.to_thread(self._workers.shutdown)
 
     async def create_pod_link(self, spec: PodLinkSpec) -> PodLink:
-        """Make a pod's link, ready to send once the switch knows it. Raises NetnsGone, LinkError and its kinds."""
+        """Make the two ends of a pod's link. Raises NetnsGone, LinkError and its kinds."""
         work = asyncio.get_running_loop().run_in_executor(self._workers, podlink.create_pod_link, spec)
         try:
             return await asyncio.shield(work)
@@ -125,6 +125,16 @@ class Links:
             with suppress(LinkError, NetnsGone):
                 await work
                 await self.delete_links([spec.host_name])
+            raise
+
+    async def configure_pod_link(self, spec: PodLinkSpec) -> None:
+        """Make a link that was created ready to send, once the switch knows it. Raises NetnsGone, LinkError."""
+        work = asyncio.get_running_loop().run_in_executor(self._workers, podlink.configure_pod_link, spec)
+        try:
+            await asyncio.shield(work)
+        except asyncio.CancelledError:
+            with suppress(LinkError, NetnsGone):
+                await work
             raise
 
     async def delete_links(self, names: Sequence[str]) -> None:

@@ -35,7 +35,7 @@ from agent.preflight import clashes
 from agent.reaper import Reaper
 from agent.restore_wait import keep_armed
 from agent.shaping import Shaper, desired_shapes
-from agent.snapshot import Identity, KnownPeers, switch_snapshot
+from agent.snapshot import Identity, Snapshots
 from agent.snapshot_file import SnapshotFile
 from agent.switch import Switch
 from agent.underlay import Underlay
@@ -94,8 +94,8 @@ async def _serve(settings: AgentSettings) -> None:
         await _clear_dead(ovsdb, links, reaper)
 
         switch = Switch(str(settings.ovs_rundir / f"{settings.bridge}.mgmt"))
-        known_peers = KnownPeers(identity)
-        flows = FlowReconciler(switch, lambda: _demand(cluster, identity, attachments, known_peers))
+        snapshots = Snapshots(identity)
+        flows = FlowReconciler(switch, lambda: _demand(cluster, attachments, snapshots))
         for source in (cluster.changed, ovsdb.changes):
             source.follow(flows.request)
         ports = PodPorts(ovsdb)
@@ -121,7 +121,7 @@ async def _serve(settings: AgentSettings) -> None:
         await flows.reconcile()
         if spec.datapath is Datapath.NETDEV:
             neighbours = Neighbours(
-                links, switch, settings.ovs_rundir, cluster.changed, lambda: known_peers.of(_known(cluster))
+                links, switch, settings.ovs_rundir, cluster.changed, lambda: snapshots.peers(_known(cluster))
             )
             tasks.create_task(neighbours.run())
         else:
@@ -212,11 +212,11 @@ def _known(cluster: ClusterSource) -> ClusterView:
     return cluster.view
 
 
-def _demand(cluster: ClusterSource, identity: Identity, attachments: Attachments, known_peers: KnownPeers) -> Demand:
+def _demand(cluster: ClusterSource, attachments: Attachments, snapshots: Snapshots) -> Demand:
     view = _known(cluster)
     sources: Iterable[Source] = (Source.PIPELINE, Source.NODE, Source.ATTACHMENTS)
     return Demand(
-        snapshot=switch_snapshot(view, identity, attachments.forwarding(), known_peers.of(view)),
+        snapshot=snapshots.take(view, attachments.forwarding()),
         synced=frozenset((*sources, Source.PEERS) if view.live else sources),
     )
 

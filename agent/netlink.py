@@ -32,7 +32,7 @@ RTM_NEWNEIGH, RTM_DELNEIGH, RTM_GETNEIGH = 28, 29, 30
 RTM_NEWQDISC, RTM_DELQDISC = 36, 37
 GROUP_LINK, GROUP_NEIGHBOUR, GROUP_QDISC, GROUP_IPV4_ADDRESS, GROUP_IPV4_ROUTE = 1, 3, 4, 5, 7
 
-IFF_UP = 0x1
+IFF_UP, IFF_PROMISC = 0x1, 0x100
 IFA_F_PERMANENT, IFA_F_NOPREFIXROUTE = 0x80, 0x200
 RT_TABLE_MAIN, RTN_UNICAST, RTNH_F_ONLINK = 254, 1, 4
 SCOPE_UNIVERSE, SCOPE_LINK = 0, 253
@@ -82,6 +82,7 @@ class VethEnd:
     mac: str
     mtu: int
     netns: int | None = None
+    promiscuous: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,11 +142,15 @@ class Event:
 
 def create_veth(near: VethEnd, far: VethEnd) -> Request:
     """A veth pair, both ends born where they stay (moving one costs the kernel ten times as much), both down."""
-    data = {"attrs": [("VETH_INFO_PEER", {"attrs": _veth_attributes(far)})]}
+    data = {"attrs": [("VETH_INFO_PEER", {**_veth_flags(far), "attrs": _veth_attributes(far)})]}
     information = {"attrs": [("IFLA_INFO_KIND", "veth"), ("IFLA_INFO_DATA", data)]}
-    message = _message(ifinfmsg)
+    message = _message(ifinfmsg, **_veth_flags(near))
     message["attrs"] = [*_veth_attributes(near), ("IFLA_LINKINFO", information)]
     return _request(f"create veth {near.name}, {far.name}", message, RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL)
+
+
+def _veth_flags(end: VethEnd) -> dict[str, int]:
+    return {"flags": IFF_PROMISC, "change": IFF_PROMISC} if end.promiscuous else {}
 
 
 def _veth_attributes(end: VethEnd) -> list[tuple[str, str | int]]:

@@ -417,7 +417,9 @@ class Ovsdb:
     def _read(self) -> BridgeView:
         root, bridge = self._root(), self._bridge_row()
         others = {other.name: _other(other) for other in root.bridges if other.name != self._bridge}
-        self._rows = {} if bridge is None else {rows.view.name: rows for rows in map(self._port_rows, bridge.ports)}
+        self._rows = (
+            {} if bridge is None else {rows.view.name: rows for rows in map(self._port_rows, self._ports_of(bridge))}
+        )
         return BridgeView(
             exists=bridge is not None,
             datapath_type="" if bridge is None else bridge.datapath_type,
@@ -426,6 +428,11 @@ class Ovsdb:
             others=MappingProxyType(others),
             datapath_types=frozenset(root.datapath_types),
         )
+
+    def _ports_of(self, bridge: Untyped) -> list[Untyped]:
+        """The rows in `bridge.ports`; asked for that column, the library copies and sorts it, 4 ms for 100 ports."""
+        rows = self._idl.tables["Port"].rows
+        return [rows[atom.value] for atom in bridge._data["ports"].values if atom.value in rows]
 
     def _port_rows(self, port: Untyped) -> _PortRows:
         """Rows and view of a port, read from the replica only if they changed. (Bonds are no business of ours.)"""

@@ -9,6 +9,8 @@ from __future__ import annotations
 import errno
 import hashlib
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
@@ -81,29 +83,47 @@ def mac_text(mac: int) -> str:
 
 
 def create_pod_link(spec: PodLinkSpec) -> PodLink:
-    """Make the link, both ends up; a failure half way leaves nothing. Raises NetnsGone, LinkError and its kinds."""
-    with netns.opened(spec.netns) as sandbox, Netlink() as host:
+    """Make both ends, each in its place and up, or leave nothing. Raises NetnsGone, LinkError and its kinds.
+
+    This is all that the switch sees of a link, done in one go: whenever a device of the node changes, ovs-vswitchd
+    goes through all of its ports, and one round serves for whatever happened since the last.
+    """
+    with netns.opened(spec.netns) as sandbox, Netlink() as host, _inet_socket() as inet:
         if netns.is_own(sandbox):
             raise LinkError(
                 f"{spec.netns} is the node's own network namespace: a pod of the host network needs no link"
             )
         with netns.entered(sandbox, spec.netns):
             pod = Netlink()
+        with pod:
+            link = _create(host, spec, sandbox)
+            with _undone_on_failure(spec):
+                _quiet_ipv6(spec.host_name)
+                pod.execute([netlink.set_link(spec.ifname, up=True)])
+                host.execute([netlink.set_link(spec.host_name, up=True)])
+                settle_carrier(inet, spec.host_name)
+            return link
+
+
+def configure_pod_link(spec: PodLinkSpec) -> None:
+    """Give the pod's end its address and its routes; a failure leaves no link. Raises NetnsGone, LinkError."""
+    with _undone_on_failure(spec), netns.opened(spec.netns) as sandbox:
+        with netns.entered(sandbox, spec.netns):
+            pod = Netlink()
             inet = _inet_socket()
         with pod, inet:
-            link = _create(host, spec, sandbox)
-            try:
-                _quiet_ipv6(spec.host_name)
-                host.execute([netlink.set_link(spec.host_name, up=True)])
-                _configure(pod, inet, spec)
-            except BaseException as error:  # whatever it was, half a link must not stay
-                host.execute([netlink.delete_link(spec.host_name)])
-                if isinstance(error, OSError):
-                    raise LinkError(
-                        f"link {spec.host_name} of {spec.ifname} in {spec.netns}: {error.strerror}"
-                    ) from error
-                raise
-            return link
+            _configure(pod, inet, spec)
+
+
+@contextmanager
+def _undone_on_failure(spec: PodLinkSpec) -> Iterator[None]:
+    try:
+        yield
+    except BaseException as error:  # whatever it was, half a link must not stay
+        delete_links([spec.host_name])
+        if isinstance(error, OSError):
+            raise LinkError(f"link {spec.host_name} of {spec.ifname} in {spec.netns}: {error.strerror}") from error
+        raise
 
 
 def delete_links(names: list[str]) -> None:
@@ -132,7 +152,8 @@ def _create(host: Netlink, spec: PodLinkSpec, sandbox: int) -> PodLink:
         netns=spec.netns,
         mtu=spec.mtu,
     )
-    near = VethEnd(spec.host_name, link.host_mac, spec.mtu)
+    # The switch would make it so, and its own change would send it through all of its ports once more.
+    near = VethEnd(spec.host_name, link.host_mac, spec.mtu, promiscuous=True)
     far = VethEnd(spec.ifname, link.mac, spec.mtu, netns=sandbox)
     try:
         host.execute([netlink.create_veth(near, far)])
@@ -166,8 +187,6 @@ def _configure(pod: Netlink, inet: socket.socket, spec: PodLinkSpec) -> None:
         transmit_offloads_off(inet, spec.ifname)
     pod.execute(_pod_requests(found.index, spec))
     settle_carrier(inet, spec.ifname)
-    with _inet_socket() as host_inet:
-        settle_carrier(host_inet, spec.host_name)
 
 
 def _inet_socket() -> socket.socket:
@@ -180,7 +199,6 @@ def _pod_requests(index: int, spec: PodLinkSpec) -> list[Request]:
 
     return [
         netlink.set_link("lo", up=True),
-        netlink.set_link(spec.ifname, up=True),
         netlink.add_address(index, spec.address, spec.prefix_length),
         netlink.permanent_neighbour(index, spec.gateway, mac_text(mac_of(spec.gateway))),
         route(IPv4Network(spec.gateway), None),

@@ -82,19 +82,26 @@ def peers(cluster: ClusterView, identity: Identity) -> frozenset[switch.Peer]:
     return frozenset(believed.values())
 
 
-class KnownPeers:
-    """`peers` of a node; the same object as long as no record of a subnet has changed."""
+class Snapshots:
+    """The snapshots of a node, one after another: what has not changed since the last one is the same object."""
 
     def __init__(self, identity: Identity) -> None:
         self._identity = identity
-        self._subnets: Mapping[str, SubnetRecord] | None = None
-        self._peers: frozenset[switch.Peer] = frozenset()
+        self._peers: tuple[Mapping[str, SubnetRecord], frozenset[switch.Peer]] | None = None
+        self._last: tuple[ClusterView, Mapping[PodAttachment, int], switch.Snapshot] | None = None
 
-    def of(self, cluster: ClusterView) -> frozenset[switch.Peer]:
+    def take(self, cluster: ClusterView, attached: Mapping[PodAttachment, int]) -> switch.Snapshot:
+        """What the node knows now."""
+        if self._last is None or self._last[0] is not cluster or self._last[1] is not attached:
+            taken = switch_snapshot(cluster, self._identity, attached, self.peers(cluster))
+            self._last = (cluster, attached, taken)
+        return self._last[2]
+
+    def peers(self, cluster: ClusterView) -> frozenset[switch.Peer]:
         """Every other node that `cluster` tells of and that may be believed."""
-        if cluster.subnets is not self._subnets:
-            self._subnets, self._peers = cluster.subnets, peers(cluster, self._identity)
-        return self._peers
+        if self._peers is None or self._peers[0] is not cluster.subnets:
+            self._peers = (cluster.subnets, peers(cluster, self._identity))
+        return self._peers[1]
 
 
 def _peer(cluster: ClusterView, identity: Identity, record: SubnetRecord) -> switch.Peer | None:

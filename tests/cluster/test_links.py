@@ -21,6 +21,7 @@ from agent.links import (
     LinkExists,
     Links,
     NetnsGone,
+    PodLink,
     PodLinkSpec,
     host_link_name,
 )
@@ -65,6 +66,12 @@ def spec_for(sandbox: Sandbox, **changes: object) -> PodLinkSpec:
     return replace(spec, **changes)
 
 
+async def make(links: Links, spec: PodLinkSpec) -> PodLink:
+    made = await links.create_pod_link(spec)
+    await links.configure_pod_link(spec)
+    return made
+
+
 def host_links() -> list[str]:
     return [link["ifname"] for link in run_json("ip", "-json", "link") if link["ifname"].startswith("k8o")]
 
@@ -76,7 +83,7 @@ def test_a_host_link_name_fits_the_kernel_and_differs_by_container_and_interface
 
 
 async def test_both_ends_are_up_with_mac_and_mtu_as_asked(links: Links, sandbox: Sandbox) -> None:
-    made = await links.create_pod_link(spec_for(sandbox))
+    made = await make(links, spec_for(sandbox))
     (inside,) = run_json(*sandbox.command("ip", "-json", "link", "show", "eth0"))
     (outside,) = run_json("ip", "-json", "link", "show", made.host_name)
     assert (inside["address"], inside["mtu"], inside["operstate"]) == (POD_MAC, 1450, "UP")
@@ -85,7 +92,7 @@ async def test_both_ends_are_up_with_mac_and_mtu_as_asked(links: Links, sandbox:
 
 
 async def test_the_nodes_end_passes_frames_the_moment_it_is_made(links: Links, sandbox: Sandbox) -> None:
-    made = await links.create_pod_link(spec_for(sandbox))
+    made = await make(links, spec_for(sandbox))
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as inet:
         answer = fcntl.ioctl(inet, SIOCGIFFLAGS, struct.pack("16s16x", made.host_name.encode()))
     (flags,) = struct.unpack_from("H", answer, 16)
@@ -95,14 +102,14 @@ async def test_the_nodes_end_passes_frames_the_moment_it_is_made(links: Links, s
 async def test_the_pod_routes_everything_by_its_gateway_and_nothing_by_the_subnet(
     links: Links, sandbox: Sandbox
 ) -> None:
-    await links.create_pod_link(spec_for(sandbox))
+    await make(links, spec_for(sandbox))
     routes = {route["dst"]: route.get("gateway") for route in run_json(*sandbox.command("ip", "-4", "-json", "route"))}
     gateway = "172.11.0.1"
     assert routes == {gateway: None, "default": gateway, "172.11.0.0/16": gateway, "10.96.0.0/12": gateway}
 
 
 async def test_the_address_has_the_length_of_the_nodes_subnet(links: Links, sandbox: Sandbox) -> None:
-    await links.create_pod_link(spec_for(sandbox))
+    await make(links, spec_for(sandbox))
     (device,) = run_json(*sandbox.command("ip", "-4", "-json", "address", "show", "eth0"))
     assert [(held["local"], held["prefixlen"]) for held in device["addr_info"]] == [("172.11.0.5", 22)]
 
@@ -110,7 +117,7 @@ async def test_the_address_has_the_length_of_the_nodes_subnet(links: Links, sand
 async def test_the_first_packet_to_a_neighbour_goes_to_the_gateways_mac_without_arp(
     links: Links, sandbox: Sandbox
 ) -> None:
-    made = await links.create_pod_link(spec_for(sandbox))
+    made = await make(links, spec_for(sandbox))
     frame = await first_ipv4_or_arp_frame(sandbox, made.host_name)
     assert frame[12:14] == b"\x08\x00"
     assert frame[:6].hex(":") == GATEWAY_MAC
@@ -118,24 +125,24 @@ async def test_the_first_packet_to_a_neighbour_goes_to_the_gateways_mac_without_
 
 
 async def test_with_offloads_off_the_pod_sends_complete_checksums(links: Links, sandbox: Sandbox) -> None:
-    made = await links.create_pod_link(spec_for(sandbox, offloads_off=True))
+    made = await make(links, spec_for(sandbox, offloads_off=True))
     assert udp_checksum_is_right(await first_ipv4_or_arp_frame(sandbox, made.host_name))
 
 
 async def test_with_offloads_on_the_kernel_leaves_checksums_to_the_device(links: Links, sandbox: Sandbox) -> None:
-    made = await links.create_pod_link(spec_for(sandbox, offloads_off=False))
+    made = await make(links, spec_for(sandbox, offloads_off=False))
     assert not udp_checksum_is_right(await first_ipv4_or_arp_frame(sandbox, made.host_name))
 
 
 async def test_the_node_speaks_no_ipv6_to_a_pod(links: Links, sandbox: Sandbox) -> None:
-    made = await links.create_pod_link(spec_for(sandbox))
+    made = await make(links, spec_for(sandbox))
     (device,) = run_json("ip", "-json", "address", "show", made.host_name)
     assert device["addr_info"] == []
 
 
 async def test_a_missing_namespace_is_said_and_leaves_nothing(links: Links, sandbox: Sandbox) -> None:
     with pytest.raises(NetnsGone, match="/run/netns/dev-nowhere"):
-        await links.create_pod_link(spec_for(sandbox, netns="/run/netns/dev-nowhere"))
+        await make(links, spec_for(sandbox, netns="/run/netns/dev-nowhere"))
     assert host_links() == []
 
 
@@ -143,40 +150,40 @@ async def test_a_file_that_is_no_namespace_is_a_namespace_gone(links: Links, san
     leftover = tmp_path / "netns"
     leftover.touch()
     with pytest.raises(NetnsGone):
-        await links.create_pod_link(spec_for(sandbox, netns=str(leftover)))
+        await make(links, spec_for(sandbox, netns=str(leftover)))
 
 
 async def test_the_nodes_own_namespace_is_refused(links: Links, sandbox: Sandbox) -> None:
     with pytest.raises(LinkError, match="node's own"):
-        await links.create_pod_link(spec_for(sandbox, netns="/proc/thread-self/ns/net"))
+        await make(links, spec_for(sandbox, netns="/proc/thread-self/ns/net"))
 
 
 async def test_a_second_interface_of_the_same_name_is_refused_and_the_first_stays(
     links: Links, sandbox: Sandbox
 ) -> None:
-    first = await links.create_pod_link(spec_for(sandbox))
+    first = await make(links, spec_for(sandbox))
     with pytest.raises(InterfaceExists, match="eth0"):
-        await links.create_pod_link(spec_for(sandbox, host_name=host_link_name("container-2", "eth0")))
+        await make(links, spec_for(sandbox, host_name=host_link_name("container-2", "eth0")))
     assert host_links() == [first.host_name]
 
 
 async def test_an_existing_host_end_is_refused_and_stays(links: Links, sandbox: Sandbox) -> None:
-    first = await links.create_pod_link(spec_for(sandbox))
+    first = await make(links, spec_for(sandbox))
     with pytest.raises(LinkExists, match=first.host_name):
-        await links.create_pod_link(spec_for(sandbox, ifname="eth1"))
+        await make(links, spec_for(sandbox, ifname="eth1"))
     assert host_links() == [first.host_name]
 
 
 async def test_a_failure_half_way_leaves_no_link(links: Links, sandbox: Sandbox) -> None:
     with pytest.raises(LinkError, match="address"):
-        await links.create_pod_link(spec_for(sandbox, prefix_length=33))
+        await make(links, spec_for(sandbox, prefix_length=33))
     assert host_links() == []
 
 
 async def test_a_cancelled_creation_leaves_no_link(links: Links, sandbox: Sandbox) -> None:
     events = links.events()
     await anext(events)
-    creation = asyncio.create_task(links.create_pod_link(spec_for(sandbox)))
+    creation = asyncio.create_task(make(links, spec_for(sandbox)))
     await asyncio.sleep(0)  # a worker has the creation
     creation.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -192,7 +199,7 @@ async def test_many_links_are_deleted_at_once_and_no_others(links: Links) -> Non
         specs = [
             spec_for(sandbox, host_name=host_link_name(str(number), "eth0")) for number, sandbox in enumerate(sandboxes)
         ]
-        made = await asyncio.gather(*map(links.create_pod_link, specs))
+        made = await asyncio.gather(*(make(links, spec) for spec in specs))
         names = [link.host_name for link in made]
         assert sorted(await links.links("k8o")) == sorted(names)
         await links.delete_links([*names[1:], "k8ogone"])
@@ -205,18 +212,18 @@ async def test_deleting_a_link_that_is_gone_is_no_error(links: Links) -> None:
 
 
 async def test_the_worker_threads_come_home(links: Links, sandbox: Sandbox) -> None:
-    made = await links.create_pod_link(spec_for(sandbox))
+    made = await make(links, spec_for(sandbox))
     assert await links.links("k8o") == [made.host_name]
     assert all("eth0" not in names for names in await asyncio.gather(*(links.links("eth") for _ in range(8))))
 
 
 async def test_no_descriptor_is_left_open(links: Links, sandbox: Sandbox) -> None:
-    await links.create_pod_link(spec_for(sandbox))
+    await make(links, spec_for(sandbox))
     await links.delete_links(host_links())
     before = len(os.listdir("/proc/self/fd"))
-    await links.create_pod_link(spec_for(sandbox))
+    await make(links, spec_for(sandbox))
     with contextlib.suppress(LinkError):
-        await links.create_pod_link(spec_for(sandbox))
+        await make(links, spec_for(sandbox))
     await links.delete_links(host_links())
     assert len(os.listdir("/proc/self/fd")) == before
 

@@ -5,7 +5,7 @@ import pytest
 
 from agent.attachment import PodAttachment
 from agent.cluster import ClusterView
-from agent.snapshot import FLAT, Identity, KnownPeers, current_tenancy, peers, switch_snapshot, tenancy_of
+from agent.snapshot import FLAT, Identity, Snapshots, current_tenancy, peers, switch_snapshot, tenancy_of
 from cni.request import AttachmentKey, PodIdentity
 from flows.snapshot import Attachment, Node, Peer, Tenancy
 from k8sovs.records import Mode, NetworkConfig, SubnetRecord, VnidRecord
@@ -73,12 +73,20 @@ def test_of_two_claims_to_a_subnet_the_older_one_is_believed() -> None:
     assert peers(view(old, new), IDENTITY) == {Peer(IPv4Address("192.0.2.13"), IPv4Network("172.11.4.0/22"))}
 
 
-def test_the_peers_are_the_same_object_until_a_subnet_changes() -> None:
-    first = view(("node2", "192.0.2.12", "172.11.4.0/22"))
-    second = view(("node2", "192.0.2.12", "172.11.8.0/22"))
-    known = KnownPeers(IDENTITY)
-    assert known.of(first) is known.of(replace(first, tenancies={"red": MOVED}))
-    assert known.of(second) == peers(second, IDENTITY)
+def test_what_has_not_changed_is_the_same_object_in_the_next_snapshot() -> None:
+    cluster, attached = view(("node2", "192.0.2.12", "172.11.4.0/22")), {POD: 256}
+    snapshots = Snapshots(IDENTITY)
+    first = snapshots.take(cluster, attached)
+    assert snapshots.take(cluster, attached) is first
+    assert snapshots.take(replace(cluster, tenancies={"red": MOVED}), attached).peers is first.peers
+
+
+def test_a_change_of_anything_is_in_the_next_snapshot() -> None:
+    snapshots = Snapshots(IDENTITY)
+    snapshots.take(view(("node2", "192.0.2.12", "172.11.4.0/22")), {POD: 256})
+    after = view(("node2", "192.0.2.12", "172.11.8.0/22"), tenancies={"red": MOVED})
+    for attached in ({POD: 256}, {POD: 257}, {}):
+        assert snapshots.take(after, attached) == switch_snapshot(after, IDENTITY, attached, peers(after, IDENTITY))
 
 
 def test_the_record_of_the_namespace_is_in_force() -> None:
