@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import pytest
 
-from k8sovs.cli import main
 
 USAGE = 2
 
@@ -54,14 +57,8 @@ ARGUMENTS = {
 
 
 @pytest.mark.parametrize(("line", "said"), ARGUMENTS.items(), ids=ARGUMENTS)
-def test_wrong_arguments_are_named(
-    line: str, said: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("K8SOVS_CONFIG", "/dev/null")
-    try:
-        status: object = main(line.split())
-    except SystemExit as error:  # argparse has no other way
-        status = error.code
-    output, errors = capsys.readouterr()
-    assert (status, output) == (USAGE, "")
-    assert said in errors.splitlines()[-1]
+def test_wrong_arguments_are_named(line: str, said: str) -> None:
+    command = [sys.executable, "-m", "k8sovs.cli", *line.split()]
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "K8SOVS_CONFIG": "/dev/null"})
+    assert (done.returncode, done.stdout) == (USAGE, "")
+    assert said in done.stderr.splitlines()[-1]
