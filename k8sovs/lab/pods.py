@@ -51,7 +51,7 @@ class Pods:
         except AlreadyExists:
             raise LabError(f"pod {namespace}/{name} exists already") from None
         except KubernetesError as error:
-            raise LabError(f"pod {namespace}/{name} was refused: {error}") from error
+            raise LabError(f"pod {namespace}/{name} cannot be created: {error}") from error
         ready = await self._wait(created, lambda pod: pod is None or _is_ready(pod))
         if ready is None:
             raise LabError(f"pod {namespace}/{name} was deleted before it was ready")
