@@ -30,7 +30,7 @@ FAILURES = {
 
 @pytest.mark.parametrize(("words", "said"), FAILURES.items(), ids=[repr(" ".join(words)) for words in FAILURES])
 def test_a_command_that_fails_says_why_in_one_line(lab: LabUnderTest, words: tuple[str, ...], said: str) -> None:
-    done = k8sovs(*words, env=lab.env())
+    done = k8sovs(*words, env=lab.env)
     assert (done.returncode, done.stdout) == (FAILURE, "")
     assert len(done.stderr.splitlines()) == 1
     assert said in done.stderr
@@ -41,5 +41,5 @@ def test_a_reader_who_leaves_early_is_no_reason_for_a_traceback(lab: LabUnderTes
     os.close(reader)
     with os.fdopen(writer) as output:
         command = [K8SOVS, "net", "ls"]
-        done = subprocess.run(command, stdout=output, stderr=subprocess.PIPE, text=True, env=lab.env(), check=False)
+        done = subprocess.run(command, stdout=output, stderr=subprocess.PIPE, text=True, env=lab.env, check=False)
     assert (done.returncode, done.stderr) == (FAILURE, "")

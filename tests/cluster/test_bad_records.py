@@ -27,7 +27,7 @@ class Cluster:
 
     def __init__(self, lab: LabUnderTest) -> None:
         status = lab.status()
-        self._env = lab.env()
+        self._env = lab.env
         self._processes = [one["pid"] for one in status["controllers"]] + [one["agent_pid"] for one in status["nodes"]]
         self.nodes = [Node(one) for one in status["nodes"]]
 
@@ -208,7 +208,7 @@ def test_fields_that_nobody_knows_are_kept(cluster: Cluster, lab: LabUnderTest) 
     lab.run("kubectl", "create", "namespace", "green")
     eventually(lambda: cluster.get(KEYS.vnid("green")), "it has an id")
     key = KEYS.netnamespace("green")
-    strange = {"Team": {"name": "g\u00fcte", "size": [1, 2.5, None]}, "action": "join"}
+    strange = {"Team": {"name": "g\u00fcte", "size": [1, 2.5, None]}}
     for fields in ({"NetID": 5}, {"Action": "join", "Namespace": "nobody"}, {"Action": "isolate"}):
         cluster.put(key, json.dumps({"NetName": "green", **strange, **fields}))
         eventually(lambda: cluster.record(key).get("NetID", 5) != 5 and not cluster.record(key)["Action"], "it is done")

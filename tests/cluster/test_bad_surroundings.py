@@ -126,12 +126,12 @@ def test_pods_and_verbs_need_no_api_server(lab: LabUnderTest, node: Node) -> Non
     with node.attached("red", "before") as (before, _), hanging(lab.status()["apiserver"]["pid"]):
         with node.attached("red", "meanwhile") as (pod, answer):
             assert before.reaches(answer.address)
-            done = k8sovs("net", "global", "red", "--wait", env=lab.env())
+            done = k8sovs("net", "global", "red", "--wait", env=lab.env)
             assert (done.returncode, done.stderr) == (0, "")
             assert pod.reaches(node.address)
-        assert k8sovs("net", "isolate", "red", "--wait", env=lab.env()).returncode == 0
+        assert k8sovs("net", "isolate", "red", "--wait", env=lab.env).returncode == 0
     lab.run("kubectl", "create", "namespace", "later")
-    eventually(lambda: "later" in k8sovs("net", "ls", env=lab.env()).stdout, "the controllers go on")
+    eventually(lambda: "later" in k8sovs("net", "ls", env=lab.env).stdout, "the controllers go on")
 
 
 @pytest.fixture
