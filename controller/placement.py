@@ -2,7 +2,7 @@
 
 A node is known by its name; the key of its record is its address. A record that we make for a node of Kubernetes
 carries a mark: one without is an edge host's, and outlives a list of nodes that it is not in. A record that claims a
-live node's address, or whose key and content disagree, is left alone and reported.
+live node's address or name, or whose key and content disagree, is left alone and reported.
 """
 
 from __future__ import annotations
@@ -64,13 +64,15 @@ class Placement:
     """Whose the records are.
 
     `homes` are the nodes that may write under their address, `left` what each of them leaves under former ones;
-    `stale` are the records of nodes that are no more, `edges` those of hosts outside Kubernetes.
+    `stale` are the records of nodes that are no more, `edges` those of hosts outside Kubernetes. `refused` says what is
+    wrong with records that can be read, by key.
     """
 
     homes: Mapping[str, IPv4Address]
     left: Mapping[str, tuple[Entry, ...]]
     stale: tuple[Entry, ...]
     edges: tuple[Entry, ...]
+    refused: Mapping[str, str]
     problems: tuple[Problem, ...]
 
 
@@ -86,14 +88,21 @@ def place(nodes: Mapping[str, IPv4Address], entries: Mapping[str, Entry]) -> Pla
     for entry in entries.values():
         by_host.setdefault(entry.host, []).append(entry)
     left: dict[str, tuple[Entry, ...]] = {}
+    refused: dict[str, str] = {}
     for host, address in homes.items():
         former, strangers = _records_elsewhere(address, by_host.get(host, ()))
         left[host] = former
-        problems += [_refused(e.name, f"it names node {host}, which is at {address}: delete it") for e in strangers]
+        for stranger in strangers:
+            refused[stranger.name] = f"it names node {host}, which is at {address}: delete it"
+            problems.append(_refused(host, f"the record of {stranger.name} names it, too: delete that"))
     while blocked := _blocked(homes, left, nodes, entries):
         for host, reason in blocked.items():
+            here = entries[str(homes[host])]
+            if here.record is not None:
+                refused[here.name] = f"its HostIP is the address of node {host}: delete or correct it"
             problems.append(_refused(host, reason))
             del homes[host], left[host]
+    problems += [_refused(name, reason) for name, reason in refused.items()]
     problems += [_refused(e.name, e.fault) for e in entries.values() if e.record is None and _is_kept(e, homes)]
     addresses = set(nodes.values())
     others = [e for e in entries.values() if e.record is not None and e.host not in nodes]
@@ -102,6 +111,7 @@ def place(nodes: Mapping[str, IPv4Address], entries: Mapping[str, Entry]) -> Pla
         left,
         stale=tuple(e for e in others if e.is_of_node),
         edges=tuple(e for e in others if not e.is_of_node and e.record and e.record.host_ip not in addresses),
+        refused=refused,
         problems=tuple(problems),
     )
 

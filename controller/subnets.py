@@ -61,6 +61,7 @@ def plan(
         if host in owned
     ]
     changes += [_edge_change(entry, entry.record, owned) for entry in placement.edges if entry.record]
+    changes += [_answer(entries[name], reason) for name, reason in placement.refused.items()]
     changes += [{entry.name: None} for entry in placement.stale]
     total = config.network.num_addresses >> config.host_subnet_length
     free = total - len(owned)
@@ -131,6 +132,13 @@ def _edge_change(entry: Entry, record: SubnetRecord, owned: Mapping[str, IPv4Net
     else:
         return {}
     return {} if wanted == record else {entry.name: wanted}
+
+
+def _answer(entry: Entry, reason: str) -> Change:
+    """What is wrong with a record, said in it; the rest is left as it is."""
+    if entry.record is None or entry.record.message == reason:
+        return {}
+    return {entry.name: replace(entry.record, message=reason)}
 
 
 def _shortage(

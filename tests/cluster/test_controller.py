@@ -214,6 +214,28 @@ def test_nodes_and_edge_hosts_get_subnets_and_nodes_that_swap_addresses_keep_the
         eventually(lambda: subnets().keys() == {"node1", "lb"})
 
 
+def test_a_record_that_takes_a_live_nodes_name_is_seen_in_the_status_and_in_an_event_on_the_node(site: Site) -> None:
+    with site.controller():
+        put_node(site, "node2", "192.0.2.12")
+        eventually(lambda: site.values(KEYS.subnets))
+        claim = {"Host": "node2", "HostIP": "192.0.2.10", "Subnet": "172.11.0.0/22", "Assign": False}
+        site.etcd.put(f"{KEYS.subnets}192.0.2.10", json.dumps(claim))
+
+        def problems() -> dict[str, str]:
+            hosts = json.loads(site.cli("status", "--json").stdout)["nodes"]
+            return {host["address"]: host["problem"] for host in hosts if host["problem"]}
+
+        assert "names node node2" in eventually(problems)["192.0.2.10"]
+
+        def events() -> list[dict[str, object]]:
+            found = json.loads(site.api.kubectl("get", "events", "--all-namespaces", "-o", "json"))["items"]
+            return [each for each in found if each["reason"] == "SubnetRefused"]
+
+        (event,) = eventually(events)
+        assert event["involvedObject"]["name"] == "node2"  # type: ignore[index]
+        assert "192.0.2.10" in str(event["message"])
+
+
 def test_another_network_in_the_settings_is_refused_and_logged(site: Site) -> None:
     with site.controller() as controller:
         controller.wait_leading()

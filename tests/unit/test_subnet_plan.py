@@ -59,6 +59,9 @@ class Folder:
 ONE, TWO, THREE = "192.0.2.11", "192.0.2.12", "192.0.2.13"
 
 
+PROBLEM_AT_HOME = "its HostIP is the address of node node1: delete or correct it"
+
+
 def troubles(made: Plan) -> set[tuple[str, Trouble]]:
     return {(problem.subject, problem.trouble) for problem in made.problems}
 
@@ -151,10 +154,11 @@ def test_a_record_that_claims_a_live_nodes_address_is_refused_and_left_alone() -
     folder = Folder()
     folder.apply({"node1": ONE})
     folder.edge(ONE, "evil", "172.11.8.0/22")
-    evil = folder.entries[ONE]
+    evil = folder.entries[ONE].record
+    assert evil is not None
     made = folder.apply({"node1": ONE, "node2": TWO})
-    assert folder.entries[ONE] == evil
-    assert ("node1", Trouble.REFUSED) in troubles(made)
+    assert folder.entries[ONE].record == replace(evil, message=PROBLEM_AT_HOME)
+    assert troubles(made) >= {("node1", Trouble.REFUSED), (ONE, Trouble.REFUSED)}
     assert folder.subnets()["node2"] != "172.11.0.0/22"
     del folder.entries[ONE]
     folder.apply({"node1": ONE, "node2": TWO})
@@ -173,10 +177,14 @@ def test_a_record_under_another_address_is_refused_and_left_alone() -> None:
 def test_a_strangers_record_that_names_a_live_node_is_refused_and_left_alone() -> None:
     folder = Folder()
     folder.apply({"node1": ONE})
-    folder.edge("192.0.2.90", "node1", "172.11.8.0/22")
+    folder.edge("192.0.2.90", "node1", "172.11.0.0/22")
+    stranger = folder.entries["192.0.2.90"].record
+    assert stranger is not None
     made = folder.apply({"node1": ONE})
-    assert "192.0.2.90" in folder.entries
-    assert troubles(made) == {("192.0.2.90", Trouble.REFUSED)}
+    answer = "it names node node1, which is at 192.0.2.11: delete it"
+    assert folder.entries["192.0.2.90"].record == replace(stranger, message=answer)
+    assert troubles(made) == {("192.0.2.90", Trouble.REFUSED), ("node1", Trouble.REFUSED)}
+    assert made.owned == {"node1": IPv4Network("172.11.0.0/22")}
 
 
 def test_junk_under_a_live_nodes_address_is_repaired_and_elsewhere_left() -> None:
