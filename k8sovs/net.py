@@ -152,7 +152,10 @@ async def request(
 async def wait_completed(
     etcd: Etcd, keys: Keys, namespace: str, revision: int, *, timeout: float = REQUEST_TIMEOUT_S
 ) -> NamespaceState:
-    """Wait until the action that was asked for at `revision` is complete on every connected node; its result.
+    """Wait until the action that was asked for at `revision` is complete; its result.
+
+    Complete means that the last phase is written and nodes had their time to follow: nobody asks them, and one that
+    is cut off from etcd goes on as it was.
 
     Raises ActionRefused with the controller's reason, NetError when `timeout` seconds are over, EtcdError.
     """

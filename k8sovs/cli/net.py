@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from k8sovs.etcd import Etcd
     from k8sovs.net import NamespaceState, Verb
 
+WAIT_HELP = "return when it is complete on every node that follows etcd; nodes cut off from etcd are not included"
 Work = Callable[["Etcd", str], Awaitable[None]]
 """What a command does on an etcd, under a prefix."""
 
@@ -36,7 +37,7 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         action.add_argument("namespace", help="the namespace that changes")
         if verb == "join":
             action.add_argument("target", help="the namespace whose id it takes")
-        action.add_argument("--wait", action="store_true", help="return when it is complete on every connected node")
+        action.add_argument("--wait", action="store_true", help=WAIT_HELP)
         action.set_defaults(run=_act, verb=verb, target="")
         add_store_options(action)
     add_store_options(listing)
@@ -107,7 +108,8 @@ def _act(arguments: argparse.Namespace) -> int:
             print(f"{_sentence(arguments.namespace, verb, arguments.target)}: asked for; see k8sovs net ls")
             return
         state = await net.wait_completed(etcd, keys, arguments.namespace, revision)
-        print(f"{_sentence(arguments.namespace, verb, arguments.target)}: complete, NetID {state.send}")
+        sentence = _sentence(arguments.namespace, verb, arguments.target)
+        print(f"{sentence}: complete, NetID {state.send} (nodes cut off from etcd are not included)")
 
     return run_on_etcd(arguments, act)
 
