@@ -10,9 +10,9 @@ from controller.leadership import LeadershipLost, lead
 from controller.metrics import ControllerMetrics
 from controller.network import settled_network
 from controller.reign import Reign
-from k8sovs.config import ControllerSettings
+from k8sovs.config import ControllerSettings, UnusableSetting
 from k8sovs.etcd import Etcd, EtcdError
-from k8sovs.kubernetes import Kubernetes
+from k8sovs.kubernetes import Kubernetes, KubernetesError
 from k8sovs.logs import get_logger
 from k8sovs.metrics import CollectorRegistry, serve
 from k8sovs.records import Keys
@@ -20,15 +20,18 @@ from k8sovs.records import Keys
 log = get_logger(__name__)
 
 _RETRY_S = 0.5
+# With longer delays an action may not be cleared within a second of being written: see docs/controller.md.
+_USUAL_CHANGE_S = 0.9
 
 
 async def run(settings: ControllerSettings) -> None:
-    """Serve until SIGTERM, which gives the leadership back. Raises EtcdError or KubernetesError for bad settings."""
+    """Serve until SIGTERM, which gives the leadership back. Raises ConfigError for settings that cannot be used."""
     registry = CollectorRegistry()
     metrics = ControllerMetrics(registry)
     serve(registry, settings.metrics_address)
-    kubeconfig = str(settings.kubeconfig) if settings.kubeconfig else None
-    async with Etcd(settings.etcd) as etcd, Kubernetes(kubeconfig) as kubernetes:
+    if settings.phase_delay_s + settings.drain_delay_s > _USUAL_CHANGE_S:
+        log.warning("actions-slow", phase_delay_s=settings.phase_delay_s, drain_delay_s=settings.drain_delay_s)
+    async with Etcd(settings.etcd) as etcd, _kubernetes(settings) as kubernetes:
         serving = asyncio.ensure_future(_serve(settings, etcd, kubernetes, metrics))
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGTERM, serving.cancel)
@@ -41,6 +44,13 @@ async def run(settings: ControllerSettings) -> None:
             await asyncio.gather(serving, return_exceptions=True)
         if not serving.cancelled():
             serving.result()
+
+
+def _kubernetes(settings: ControllerSettings) -> Kubernetes:
+    try:
+        return Kubernetes(str(settings.kubeconfig) if settings.kubeconfig else None)
+    except KubernetesError as error:
+        raise UnusableSetting("kubeconfig", str(error)) from error
 
 
 async def _serve(settings: ControllerSettings, etcd: Etcd, kubernetes: Kubernetes, metrics: ControllerMetrics) -> None:

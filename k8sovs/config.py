@@ -26,9 +26,21 @@ from k8sovs.records import DEFAULT_PREFIX, NetworkConfig, RecordError
 
 DEFAULT_FILE = Path("/etc/k8sovs/config.toml")
 
+_LONGEST_DELAY_S = 60
+_SHORTEST_LEASE_S = 2
+_LONGEST_LEASE_S = 600
+
 
 class ConfigError(Exception):
     """A setting that cannot be used; the text names the setting, its value and where it came from."""
+
+
+class UnusableSetting(ConfigError):
+    """A setting whose value is of the right form, but of no use; `source_of` says where it came from."""
+
+    def __init__(self, name: str, reason: str) -> None:
+        super().__init__(f"{_flag(name)}: {reason}")
+        self.name = name
 
 
 Name = typing.NewType("Name", str)
@@ -38,9 +50,11 @@ Port = typing.NewType("Port", int)
 Prefix = typing.NewType("Prefix", str)
 """Where our keys begin in etcd."""
 Ttl = typing.NewType("Ttl", int)
-"""Whole seconds, at least one."""
+"""How long a leader may be silent, in whole seconds."""
 Seconds = typing.NewType("Seconds", float)
 """A length of time."""
+Delay = typing.NewType("Delay", float)
+"""A length of time that must pass between two writes."""
 Listen = typing.NewType("Listen", str)
 """Where to serve, as host:port; or empty, for nowhere."""
 LogLevel = typing.NewType("LogLevel", str)
@@ -79,26 +93,33 @@ class StoreSettings:
 
     @property
     def etcd(self) -> EtcdConfig:
-        """The same, as the store takes it. Raises ConfigError for settings that do not go together."""
-        password = None
-        if self.etcd_password_file is not None:
-            try:
-                password = self.etcd_password_file.read_text().strip()
-            except OSError as error:
-                raise ConfigError(
-                    f"etcd-password-file: cannot read {self.etcd_password_file}: {error.strerror}"
-                ) from error
+        """The same, as the store takes it.
+
+        Raises ConfigError for settings that do not go together, and for files that cannot be read.
+        """
+        password = self._content("etcd_password_file")
         try:
-            return EtcdConfig(
+            config = EtcdConfig(
                 endpoints=self.etcd_endpoints,
                 ca=self.etcd_ca,
                 cert=self.etcd_cert,
                 key=self.etcd_key,
                 user=self.etcd_user,
-                password=password,
+                password=None if password is None else password.decode(errors="replace").strip(),
             )
         except ValueError as error:
             raise ConfigError(f"settings etcd-*: {error}") from error
+        for name in ("etcd_ca", "etcd_cert", "etcd_key"):
+            self._content(name)
+        return config
+
+    def _content(self, name: str) -> bytes | None:
+        """What is in the file that setting `name` names; None if it names none."""
+        path: Path | None = getattr(self, name)
+        try:
+            return None if path is None else path.read_bytes()
+        except OSError as error:
+            raise UnusableSetting(name, f"cannot read {path}: {error.strerror}") from error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,8 +151,8 @@ class ControllerSettings(StoreSettings):
     kubeconfig: Path | None = _setting("kubeconfig file; default: the pod's service account", None)
     network: NetworkConfig | None = _setting("network configuration (JSON), written where there is none yet", None)
     born_global: tuple[str, ...] = _setting("namespaces that are created global", ("default", "kube-system"))
-    phase_delay_s: Seconds = _setting("seconds between the first two phases of a change of VNI", 0.3)
-    drain_delay_s: Seconds = _setting("seconds between the last two phases of a change of VNI", 0.5)
+    phase_delay_s: Delay = _setting("seconds between the first two phases of a change of VNI", 0.3)
+    drain_delay_s: Delay = _setting("seconds between the last two phases of a change of VNI", 0.5)
     lease_ttl_s: Ttl = _setting("seconds after which a silent leader is replaced", 5)
     metrics_address: Listen = _setting("host:port of /metrics; empty: none", "")
 
@@ -151,30 +172,48 @@ def load(settings: type[SettingsT], arguments: argparse.Namespace, environment: 
 
     Raises ConfigError with the setting, the value and the source at fault.
     """
-    chosen = getattr(arguments, "config", None) or environment.get("K8SOVS_CONFIG")
-    path = Path(chosen) if chosen else DEFAULT_FILE
-    from_file = _read_file(path) if chosen or path.exists() else {}
+    path, from_file = _chosen_file(arguments, environment)
     types = typing.get_type_hints(settings)
     values: dict[str, object] = {}
     for field in dataclasses.fields(settings):
-        flag, variable = _flag(field.name), f"K8SOVS_{field.name.upper()}"
-        found = _first(
-            (getattr(arguments, field.name, None), f"flag --{flag}"),
-            (environment.get(variable), f"environment variable {variable}"),
-            (from_file.get(flag), f"file {path}"),
-        )
+        flag = _flag(field.name)
+        found = _found(field.name, arguments, environment, path, from_file)
         if found is not None:
             values[field.name] = _parse(types[field.name], flag, *found)
         elif field.default is MISSING:
-            raise ConfigError(f"{flag} is not set: give --{flag}, {variable}, or {flag} in {path}")
+            raise ConfigError(f"{flag} is not set: give --{flag}, {_variable(field.name)}, or {flag} in {path}")
     return settings(**values)  # type: ignore[arg-type]  # checked field by field above
+
+
+def source_of(name: str, arguments: argparse.Namespace, environment: Mapping[str, str]) -> str:
+    """Where the setting `name` was chosen. Raises ConfigError if the configuration file cannot be read."""
+    found = _found(name, arguments, environment, *_chosen_file(arguments, environment))
+    return found[1] if found else "the default"
 
 
 def _flag(name: str) -> str:
     return name.replace("_", "-")
 
 
-def _first(*candidates: tuple[str | None, str]) -> tuple[str, str] | None:
+def _variable(name: str) -> str:
+    return f"K8SOVS_{name.upper()}"
+
+
+def _chosen_file(arguments: argparse.Namespace, environment: Mapping[str, str]) -> tuple[Path, dict[str, str]]:
+    chosen = getattr(arguments, "config", None) or environment.get("K8SOVS_CONFIG")
+    path = Path(chosen) if chosen else DEFAULT_FILE
+    return path, _read_file(path) if chosen or path.exists() else {}
+
+
+def _found(
+    name: str, arguments: argparse.Namespace, environment: Mapping[str, str], path: Path, from_file: Mapping[str, str]
+) -> tuple[str, str] | None:
+    """The text of a setting and its source, None where nobody has chosen."""
+    candidates = (
+        (getattr(arguments, name, None), f"flag --{_flag(name)}"),
+        (environment.get(_variable(name)), f"environment variable {_variable(name)}"),
+        (from_file.get(_flag(name)), f"file {path}"),
+    )
     return next(((text, source) for text, source in candidates if text is not None), None)
 
 
@@ -230,13 +269,6 @@ def _prefix(text: str) -> str:
     return text
 
 
-def _ttl(text: str) -> int:
-    seconds = _integer(text)
-    if seconds == 0:
-        raise ValueError("say a whole number of seconds, 1 or more")
-    return seconds
-
-
 def _seconds(text: str) -> float:
     try:
         seconds = float(text)
@@ -244,6 +276,21 @@ def _seconds(text: str) -> float:
         seconds = math.nan
     if not 0 <= seconds < math.inf:
         raise ValueError("say a number of seconds, 0 or more")
+    return seconds
+
+
+def _delay(text: str) -> float:
+    seconds = _seconds(text)
+    if not 0 < seconds <= _LONGEST_DELAY_S:
+        raise ValueError(f"say a number of seconds, more than 0 and at most {_LONGEST_DELAY_S}")
+    return seconds
+
+
+def _ttl(text: str) -> int:
+    seconds = _integer(text)
+    # etcd counts whole seconds, and a third of the time must be enough to renew the lease.
+    if not _SHORTEST_LEASE_S <= seconds <= _LONGEST_LEASE_S:
+        raise ValueError(f"say a whole number of seconds from {_SHORTEST_LEASE_S} to {_LONGEST_LEASE_S}")
     return seconds
 
 
@@ -289,6 +336,7 @@ _PARSERS: Mapping[object, Callable[[str], object]] = {
     Prefix: _prefix,
     Ttl: _ttl,
     Seconds: _seconds,
+    Delay: _delay,
     Listen: _listen,
     LogLevel: _log_level,
 }

@@ -48,19 +48,24 @@ def _run(
     flags: Sequence[str],
     daemon: Callable[[SettingsT], Coroutine[None, None, None]],
 ) -> int:
-    """Run a daemon until it ends; a setting that cannot be used is told in one line."""
+    """Run a daemon until it ends; a setting that cannot be used is told in one line, with its source."""
     from k8sovs import logs
-    from k8sovs.config import ConfigError, add_flags, load
+    from k8sovs.config import ConfigError, UnusableSetting, add_flags, load, source_of
     from k8sovs.etcd import EtcdError
     from k8sovs.kubernetes import KubernetesError
     from k8sovs.metrics import MetricsError
 
     parser = argparse.ArgumentParser(prog=f"k8sovs {name}")
     add_flags(parser, settings)
+    arguments = parser.parse_args(flags)
     try:
-        chosen = load(settings, parser.parse_args(flags), os.environ)
+        chosen = load(settings, arguments, os.environ)
         logs.configure(chosen.log_level, chosen.log_format)
         asyncio.run(daemon(chosen))
+    except UnusableSetting as error:
+        source = source_of(error.name, arguments, os.environ)
+        print(f"k8sovs {name}: {error} (from {source})", file=sys.stderr)
+        return 2
     except (ConfigError, EtcdError, KubernetesError, MetricsError) as error:
         print(f"k8sovs {name}: {error}", file=sys.stderr)
         return 2

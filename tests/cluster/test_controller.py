@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import subprocess
+import sys
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import aclosing
 from pathlib import Path
@@ -271,6 +273,19 @@ def test_the_verbs_of_the_command_line_wait_for_the_last_phase_and_say_why_not(s
         table = site.cli("net", "ls").stdout
         assert [line.split()[:2] for line in table.splitlines()[1:3]] == [["a", "0"], ["b", "11"]]
         assert "NAMESPACE" in table
+
+
+@pytest.mark.parametrize("setting", ["kubeconfig", "etcd_ca"])
+def test_a_controller_whose_setting_is_of_no_use_names_it_and_its_source_in_one_line(site: Site, setting: str) -> None:
+    variable = f"K8SOVS_{setting.upper()}"
+    environment = site.environment("c1", {variable: "/nonexistent", "K8SOVS_ETCD_ENDPOINTS": "https://127.0.0.1:1"})
+    command = [sys.executable, "-m", "k8sovs.cli", "controller"]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=30, env=environment, check=False)
+    assert result.returncode == 2
+    (line,) = result.stderr.splitlines()
+    assert line.startswith(f"k8sovs controller: {setting.replace('_', '-')}: ")
+    assert "/nonexistent" in line
+    assert line.endswith(f" (from environment variable {variable})")
 
 
 def test_a_command_without_etcd_says_so_in_one_line(site: Site) -> None:

@@ -5,7 +5,17 @@ from pathlib import Path
 
 import pytest
 
-from k8sovs.config import AgentSettings, ConfigError, ControllerSettings, Datapath, StoreSettings, add_flags, load
+from k8sovs.config import (
+    AgentSettings,
+    ConfigError,
+    ControllerSettings,
+    Datapath,
+    StoreSettings,
+    UnusableSetting,
+    add_flags,
+    load,
+    source_of,
+)
 from k8sovs.logs import LogFormat
 from k8sovs.records import Mode
 
@@ -148,6 +158,30 @@ def test_a_wrong_value_is_told_with_its_setting_and_its_source(setting: str, val
     assert hint in str(by_environment.value)
     with pytest.raises(ConfigError, match=rf"\(from flag --{setting}\)"):
         agent(f"--{setting}={value}")
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "hint"),
+    [
+        ("phase-delay-s", "0", "more than 0"),
+        ("drain-delay-s", "61", "at most 60"),
+        ("lease-ttl-s", "0", "from 2 to 600"),
+        ("lease-ttl-s", "1", "from 2 to 600"),
+        ("lease-ttl-s", "601", "from 2 to 600"),
+    ],
+)
+def test_a_time_with_which_a_controller_cannot_work_is_refused(setting: str, value: str, hint: str) -> None:
+    with pytest.raises(ConfigError, match=rf"{setting}: '{value}' \(from flag --{setting}\) cannot be used: .*{hint}"):
+        controller(f"--{setting}={value}")
+
+
+def test_a_file_that_cannot_be_read_is_told_with_its_setting_and_its_source(tmp_path: Path) -> None:
+    flag = f"--etcd-ca={tmp_path / 'missing'}"
+    settings = agent(flag, "--etcd-endpoints=https://etcd:2379")
+    with pytest.raises(UnusableSetting, match=r"etcd-ca: cannot read .*missing: No such file") as raised:
+        _ = settings.etcd
+    assert source_of(raised.value.name, arguments(flag), NAMED) == "flag --etcd-ca"
+    assert source_of(raised.value.name, arguments(), NAMED) == "the default"
 
 
 def test_a_wrong_value_of_the_file_is_told_with_the_file(tmp_path: Path) -> None:
