@@ -6,10 +6,11 @@
  *   - VERSION tells what this executable supports;
  *   - with the agent away, ADD, CHECK and GC answer "try again later" and STATUS "not available", at once;
  *   - with the agent away, a DEL is written into a spool directory beside the socket and succeeds, so that pods do
- *     not hang; the agent carries it out when it starts.
+ *     not hang; the agent carries it out when it starts. One that it never could is refused at once.
  *
  * docs/cni.md describes the protocol of the socket and the error codes.
  */
+#include <ctype.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
@@ -29,6 +30,8 @@
 #define DEFAULT_SOCKET "/run/k8sovs/cni.sock"
 #define LATEST_VERSION "1.1.0"
 #define SUPPORTED_VERSIONS "[\"0.3.0\", \"0.3.1\", \"0.4.0\", \"1.0.0\", \"1.1.0\"]"
+#define CONTAINER_ID_LETTERS "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_.-"
+#define CONTAINER_ID_LENGTH 255
 #define STDIN_LIMIT ((size_t)1 << 20)
 #define ANSWER_LIMIT ((size_t)1 << 20)
 #ifndef DEADLINE_S
@@ -37,6 +40,7 @@
 
 /* Well-known error codes of the CNI specification. */
 enum code {
+    INCOMPATIBLE_VERSION = 1,
     INVALID_ENVIRONMENT = 4,
     IO_FAILURE = 5,
     DECODING_FAILURE = 6,
@@ -48,6 +52,7 @@ enum code {
 /* ---- answering ------------------------------------------------------------------------------------------------ */
 
 static char version[32] = LATEST_VERSION; /* cniVersion of the answer: that of the call, once it is known */
+static bool version_named, socket_named;  /* whether the call has these fields */
 
 static void write_all(int fd, const char *data, size_t length)
 {
@@ -237,12 +242,14 @@ static void note(struct string key, struct string value, char *socket_path, size
         if (plain(value) && value.length < sizeof version && strspn(value.start, "0123456789.") == value.length) {
             memcpy(version, value.start, value.length);
             version[value.length] = '\0';
+            version_named = true;
         }
     } else if (key.length == 6 && !memcmp(key.start, "socket", 6)) {
         if (!plain(value) || value.length >= room || value.start[0] != '/')
             fail(INVALID_CONFIG, "socket: must be an absolute path of less than %zu plain characters", room);
         memcpy(socket_path, value.start, value.length);
         socket_path[value.length] = '\0';
+        socket_named = true;
     }
 }
 
@@ -370,6 +377,20 @@ static _Noreturn void finish(const struct buffer *answer)
 
 /* ---- a DEL while the agent is away ------------------------------------------------------------------------------- */
 
+/* Refuse a DEL that the agent would refuse whenever it came. What else can be wrong with one, the agent's log says. */
+static void check_worth_keeping(void)
+{
+    const char *id = getenv("CNI_CONTAINERID");
+    char quoted[sizeof version + 2];
+    snprintf(quoted, sizeof quoted, "\"%s\"", version);
+    if (!version_named || !strstr(SUPPORTED_VERSIONS, quoted))
+        fail(INCOMPATIBLE_VERSION, "cniVersion is missing or not supported");
+    if (!socket_named)
+        fail(INVALID_CONFIG, "socket: is missing, so this DEL cannot be kept for the agent, which is away");
+    if (!id || !isalnum((unsigned char)*id) || id[strspn(id, CONTAINER_ID_LETTERS)] || strlen(id) > CONTAINER_ID_LENGTH)
+        fail(INVALID_ENVIRONMENT, "CNI_CONTAINERID is missing or cannot be used");
+}
+
 static _Noreturn void spool_failed(const char *path)
 {
     fail(IO_FAILURE, "the agent is away, and this DEL cannot be kept for it in %s: %s", path, strerror(errno));
@@ -437,6 +458,7 @@ int main(void)
     bool status_call = !strcmp(command, "STATUS");
     enum outcome outcome = ask_agent(socket_path, &request, &answer);
     if (outcome == AWAY && !strcmp(command, "DEL")) {
+        check_worth_keeping();
         const char *spooled = spool(socket_path, &request);
         /* An agent that started meanwhile may have read the spool before this file was there: ask once more. */
         outcome = ask_agent(socket_path, &request, &answer);

@@ -84,6 +84,43 @@ def test_without_an_agent_a_del_is_kept_for_it_and_succeeds(path: Path) -> None:
     assert spooled[0].stat().st_mode & 0o777 == 0o600
 
 
+@pytest.mark.parametrize(
+    ("container_id", "fields", "code"),
+    [
+        ("", {}, 4),
+        ("_x", {}, 4),
+        ("a/b", {}, 4),
+        ("x" * 256, {}, 4),
+        ("c0ffee", {"cniVersion": "9.9.9"}, 1),
+        ("c0ffee", {"cniVersion": "1.0"}, 1),
+        ("c0ffee", {"cniVersion": "new"}, 1),
+        ("c0ffee", {"cniVersion": None}, 1),
+    ],
+    ids=str,
+)
+def test_a_del_that_could_never_be_carried_out_is_refused_and_not_kept(
+    path: Path, container_id: str, fields: dict[str, str | None], code: int
+) -> None:
+    outcome = run_plugin(environment("DEL", container_id), conf(path, **fields))
+    assert (outcome.returncode, error_code(outcome.stdout)) == (1, code)
+    assert list(path.parent.iterdir()) == []
+
+
+@pytest.mark.parametrize("command", ["ADD", "DEL", "CHECK", "GC", "STATUS"])
+def test_without_standard_input_nobody_is_asked_and_nothing_kept(command: str) -> None:
+    before = Path("/run/k8sovs").exists()
+    outcome = run_plugin(environment(command), b"")
+    assert (outcome.returncode, error_code(outcome.stdout)) == (1, 6)
+    assert Path("/run/k8sovs").exists() is before
+
+
+def test_a_del_that_names_no_socket_is_not_kept() -> None:
+    before = Path("/run/k8sovs").exists()
+    outcome = run_plugin(environment("DEL"), b'{"cniVersion": "1.0.0"}')
+    assert (outcome.returncode, error_code(outcome.stdout)) == (1, 7)
+    assert Path("/run/k8sovs").exists() is before
+
+
 def test_spooled_calls_sort_by_time(path: Path) -> None:
     for number in range(5):
         run_plugin(environment("DEL", f"container{number}"), conf(path))
