@@ -56,6 +56,18 @@ def test_a_lab_is_read_back_as_it_was_written(tmp_path: Path) -> None:
     assert load(tmp_path) == lab("other", 5, 4)
 
 
+def test_a_lab_with_kubernetes_binaries_is_read_back_too(tmp_path: Path) -> None:
+    (tmp_path / "kube-apiserver").touch()
+    asked = Lab("real", 2, LabMode.SUBNET, Datapath.NETDEV, tmp_path)
+    spec_file(tmp_path).write_text(asked.encode())
+    assert load(tmp_path) == asked
+
+
+def test_a_directory_without_an_api_server_is_refused_by_the_variable_that_named_it(tmp_path: Path) -> None:
+    with pytest.raises(LabError, match=f"KUBEBUILDER_ASSETS={tmp_path}: there is no kube-apiserver"):
+        Lab("real", 2, LabMode.SUBNET, Datapath.NETDEV, tmp_path)
+
+
 def test_labs_guard_their_prefixes_with_metrics_of_their_own() -> None:
     metrics = {route_metric(f"lab{number}") for number in range(100)}
     assert len(metrics) == 100
