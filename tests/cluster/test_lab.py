@@ -98,7 +98,7 @@ def test_annotations_and_labels_given_to_pod_add_are_the_pods(lab: LabUnderTest)
 def test_the_daemons_may_do_all_that_they_ask_the_api_for(lab: LabUnderTest) -> None:
     """Only the real API server (KUBEBUILDER_ASSETS) enforces the roles that we ship; the embedded one lets all pass."""
     lab.add_pod("asked/web", "node1", "--annotation", "kubernetes.io/ingress-bandwidth=10M")
-    k8sovs("net", "join", "asked", "nobody", env=lab.env())
+    k8sovs("net", "join", "asked", "nobody", env=lab.env)
     eventually(lambda: "ActionRefused" in lab.run("kubectl", "-n", "asked", "get", "events"), "the refusal is told")
     logs = Path(lab.status()["directory"], "logs")
     told = [line for name in ("agent", "controller") for log in logs.glob(f"{name}-*") for line in log.open()]
