@@ -8,7 +8,6 @@ import sys
 
 import pytest
 
-
 USAGE = 2
 
 ARGUMENTS = {
