@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.lab import K8SOVS, LabUnderTest, eventually, k8sovs
+from tests.support.lab import LabUnderTest, eventually, k8sovs
 
 LAB_OPTIONS = ("--nodes", "2")
 
@@ -131,19 +131,6 @@ def test_the_name_of_the_lab_may_stand_anywhere_before_the_command(lab: LabUnder
     echo = ("--", "echo", "--name", "mine")
     for argv in (("--name", lab.name, "node1"), ("node1", "--name", lab.name), ("node1", f"--name={lab.name}")):
         assert k8sovs("lab", "exec", *argv, *echo).stdout == "--name mine\n"
-
-
-def test_nothing_but_exec_takes_a_command(lab: LabUnderTest) -> None:
-    assert "'-- true'" in refused(lab, "status", "--", "true")
-
-
-def test_output_that_nobody_reads_to_its_end_is_no_complaint(lab: LabUnderTest) -> None:
-    reader, writer = os.pipe()
-    os.close(reader)
-    with os.fdopen(writer) as output:
-        argv = [K8SOVS, "lab", "status", "--json", "--name", lab.name]
-        done = subprocess.run(argv, stdout=output, stderr=subprocess.PIPE)
-    assert (done.returncode, done.stderr) == (141, b"")
 
 
 def test_commands_without_words_tell_their_outcome_as_json(lab: LabUnderTest) -> None:
