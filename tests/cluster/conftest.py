@@ -15,6 +15,29 @@ LABS = Path("/run/k8sovs-lab")
 PREFIX = "test-"
 
 
+ASSETS = os.environ.get("KUBEBUILDER_ASSETS")
+REAL_SERVER = {"real_server", "real_api"}
+
+
+def pytest_report_header() -> str:
+    """Say which API server judges."""
+    return f"Kubernetes' own API server: {ASSETS or 'left out, as KUBEBUILDER_ASSETS names no directory with it'}"
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what needs Kubernetes' own API server where there is none."""
+    if ASSETS:
+        return
+    needing = [item for item in items if isinstance(item, pytest.Function) and REAL_SERVER & _wanted(item)]
+    config.hook.pytest_deselected(items=needing)
+    items[:] = [item for item in items if item not in needing]
+
+
+def _wanted(item: pytest.Function) -> set[object]:
+    parameters = item.callspec.params.values() if hasattr(item, "callspec") else ()
+    return {*item.fixturenames, *(value for value in parameters if isinstance(value, str))}
+
+
 @pytest.fixture(scope="session", autouse=True)
 def no_labs_of_dead_runs() -> None:
     """Remove what a test run that crashed has left; a lab's name ends in the process id of its run."""
@@ -37,10 +60,8 @@ def lab(request: pytest.FixtureRequest) -> Iterator[LabUnderTest]:
 @pytest.fixture(scope="session")
 def real_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealApiServer]:
     """Kubernetes' own API server, for all tests of a run."""
-    assets = os.environ.get("KUBEBUILDER_ASSETS")
-    if not assets:
-        pytest.skip("KUBEBUILDER_ASSETS names no directory with kube-apiserver and kube-controller-manager")
-    with RealApiServer(Path(assets), tmp_path_factory.mktemp("kubernetes")) as running:
+    assert ASSETS, "tests that ask for it are left out where there is none"
+    with RealApiServer(Path(ASSETS), tmp_path_factory.mktemp("kubernetes")) as running:
         yield running
 
 
