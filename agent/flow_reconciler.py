@@ -23,7 +23,7 @@ from k8sovs.logs import get_logger
 
 log = get_logger(__name__)
 
-AUDIT_S = 10.0
+AUDIT_S = 5.0
 """How often the switch is asked how many flows it has: one small question, whatever their number."""
 
 RETRY_S = 1.0

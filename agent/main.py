@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import signal
 from collections.abc import Iterable
+from ipaddress import IPv4Address
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry
@@ -163,8 +164,10 @@ def _install(settings: AgentSettings) -> bool:
 
 async def _host_spec(cluster: ClusterSource, ovsdb: Ovsdb, links: Links, settings: AgentSettings) -> HostSpec:
     """What this node should be, once it is known who it is. Raises ConfigError for settings that clash."""
+    if settings.node_address is not None:
+        await _underlay(links, settings.node_address)  # a mistake here would be waited for in vain below
     view, identity = await wait_identity(cluster, settings)
-    underlay = await _underlay(links, identity)
+    underlay = await _underlay(links, identity.address)
     mtu = settings.mtu or underlay.pod_mtu
     problems = list(clashes(view.config, identity, settings.etcd_endpoints, mtu, underlay.pod_mtu))
     if problems:
@@ -176,9 +179,9 @@ async def _host_spec(cluster: ClusterSource, ovsdb: Ovsdb, links: Links, setting
     return HostSpec(view.config, identity, datapath, underlay, mtu, settings.accept_unsolicited)
 
 
-async def _underlay(links: Links, identity: Identity) -> Underlay:
+async def _underlay(links: Links, address: IPv4Address) -> Underlay:
     try:
-        return await links.underlay(identity.address)
+        return await links.underlay(address)
     except UnderlayError as error:
         raise ConfigError(f"node-address: {error}") from error
 
