@@ -61,8 +61,20 @@ def test_an_attached_pod_has_what_the_answer_says(node: Node, far: str) -> None:
 
 def test_every_one_of_110_pods_can_send_to_another_node_when_its_add_is_answered(node: Node, far: str) -> None:
     with ExitStack() as pods:
-        reached = [pods.enter_context(node.attached("red", f"web{i}"))[0].reaches(far, "-W0.2") for i in range(110)]
-        assert reached.count(True) == 110
+        settled, _ = pods.enter_context(node.attached("red", "settled"))
+
+        def sends_at_once(name: str) -> bool:
+            """Whether a new pod's first ping comes back in time. If a settled pod's does not either, look again."""
+            for attempt in range(3):
+                pod, _ = pods.enter_context(node.attached("red", f"{name}-{attempt}"))
+                control = settled.start_ping(far, "-W0.2")
+                reached = pod.reaches(far, "-W0.2")
+                if control.wait() == 0 or reached:
+                    return reached
+            raise AssertionError("the machine is too slow for this test: settled pods are not answered in time")
+
+        assert settled.reaches(far)
+        assert [sends_at_once(f"web{i}") for i in range(110)].count(True) == 110
 
 
 def test_a_burst_of_pods_can_send_to_another_node_when_each_add_is_answered(node: Node, far: str) -> None:

@@ -59,6 +59,11 @@ class Pod:
         """Whether one ping is answered within a second, or what `options` say."""
         return self.sandbox.succeeds("ping", "-n", "-q", "-c1", "-W1", *options, address)
 
+    def start_ping(self, address: str, *options: str) -> subprocess.Popen[bytes]:
+        """The same, while the test goes on; its exit status is 0 if an answer comes."""
+        command = self.sandbox.command("ping", "-n", "-q", "-c1", "-W1", *options, address)
+        return subprocess.Popen(command, stdout=subprocess.DEVNULL)
+
 
 def devices(listing: str) -> set[str]:
     """The names in what `ip -json link` prints."""
