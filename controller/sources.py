@@ -34,8 +34,9 @@ async def follow_namespaces(kubernetes: Kubernetes, world: World, inbox: Inbox) 
     async with aclosing(kubernetes.watch(Namespace)) as updates:
         async for update in updates:
             match update:
-                case Listed(items):
-                    uids = {key_of(item).name: uid_of(item) for item in items}
+                case Listed(items, unreadable):
+                    uids = {key.name: uid for key, uid in unreadable.items()}
+                    uids |= {key_of(item).name: uid_of(item) for item in items}
                     await inbox.put(partial(world.take_namespaces, uids))
                 case Put(key, item):
                     await inbox.put(partial(world.take_namespace, key.name, uid_of(item)))
@@ -48,8 +49,9 @@ async def follow_nodes(kubernetes: Kubernetes, world: World, inbox: Inbox) -> No
     async with aclosing(kubernetes.watch(Node)) as updates:
         async for update in updates:
             match update:
-                case Listed(items):
-                    addresses = {key_of(item).name: address_of(item) for item in items}
+                case Listed(items, unreadable):
+                    addresses: dict[str, IPv4Address | None] = dict.fromkeys(key.name for key in unreadable)
+                    addresses |= {key_of(item).name: address_of(item) for item in items}
                     await inbox.put(partial(world.take_nodes, addresses))
                 case Put(key, item):
                     await inbox.put(partial(world.take_node, key.name, address_of(item)))

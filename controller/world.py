@@ -104,7 +104,7 @@ class World:
         self.take_changes(Changes(revision, tuple(items), tuple(deletes)))
 
     def take_namespaces(self, namespaces: Mapping[str, str]) -> None:
-        """The complete truth about the Namespaces of Kubernetes: their UIDs by name."""
+        """The complete truth about the Namespaces of Kubernetes: their UIDs by name, empty where it cannot be read."""
         before, self.namespaces = self.namespaces, dict(namespaces)
         if before is None:
             self.dirty.update(namespaces, (tenant.name for tenant in self.tenants))
@@ -119,7 +119,7 @@ class World:
 
     def drop_namespace(self, name: str, uid: str) -> None:
         """That Namespace was deleted."""
-        if self.namespaces is not None and self.namespaces.get(name) == uid:
+        if self.namespaces is not None and self.namespaces.get(name) in ("", uid):
             del self.namespaces[name]
             self.dirty.add(name)
 

@@ -100,7 +100,7 @@ class Kubernetes:
         label_selector: str | None = None,
     ) -> tuple[T, ...]:
         """All objects that can be decoded; namespace None is all namespaces. KubernetesError."""
-        return await self._watch(Query(resource, namespace, field_selector, label_selector)).list()
+        return (await self._watch(Query(resource, namespace, field_selector, label_selector)).list()).items
 
     async def get(self, resource: type[T], name: str, namespace: str | None = None) -> T:
         """One object. NotFound, KubernetesError."""

@@ -49,6 +49,7 @@ __all__ = [
     "metadata_of",
     "path_of",
     "read_metadata",
+    "read_name",
     "reference_to",
     "to_document",
 ]
@@ -147,6 +148,28 @@ def read_metadata(content: bytes | msgspec.Raw) -> Metadata:
         return msgspec.json.decode(content, type=_Envelope).metadata
     except UNDECODABLE as error:
         raise Unreadable(f"what the API sent is no object: {error}") from error
+
+
+class _Name(msgspec.Struct):
+    name: str
+    namespace: str | None = None
+
+
+class _Named(msgspec.Struct):
+    metadata: _Name
+
+
+def read_name(content: bytes | msgspec.Raw) -> Metadata:
+    """The metadata, or its name alone if the rest of it is no metadata. Unreadable: the object has no name."""
+    try:
+        return read_metadata(content)
+    except Unreadable:
+        pass
+    try:
+        named = msgspec.json.decode(content, type=_Named).metadata
+    except UNDECODABLE as error:
+        raise Unreadable(f"what the API sent has no name: {error}") from error
+    return Metadata(named.name, named.namespace or "")
 
 
 class _TokenStatus(msgspec.Struct):

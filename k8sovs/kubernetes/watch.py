@@ -5,7 +5,7 @@ for a deletion: pods would lose their network. So:
 
 - a deletion is reported only if the server said so, or if a complete later list does not have the object;
 - an object that cannot be decoded is logged, counted and passed over; if it could be read before, the last good
-  version goes on standing for it;
+  version goes on standing for it; a list says of the others that they exist;
 - a watch asks for bookmarks and is given up when nothing at all arrives for a while; it resumes at the last version,
   and lists again only when the server no longer has that version (410) or sent what is not a watch event;
 - every retry waits, longer each time, with jitter, and as long as the server asks for.
@@ -14,16 +14,16 @@ for a deletion: pods would lose their network. So:
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, Generic, TypeVar
 
 import msgspec
 
 from k8sovs.backoff import Backoff
 from k8sovs.kubernetes.errors import UNDECODABLE, Expired, KubernetesError, Status, Unreadable, from_status
-from k8sovs.kubernetes.objects import ObjectKey, Resource, decode, metadata_of, path_of, read_metadata
+from k8sovs.kubernetes.objects import ObjectKey, Resource, decode, metadata_of, path_of, read_metadata, read_name
 from k8sovs.kubernetes.transport import Timing, Transport
 from k8sovs.logs import get_logger
 
@@ -37,9 +37,14 @@ PAGE_SIZE: Final = 500
 
 @dataclass(frozen=True, slots=True)
 class Listed(Generic[T]):
-    """The complete truth at one moment; whatever is not in it does not exist."""
+    """The complete truth at one moment; whatever is not in it does not exist.
+
+    `unreadable` are the UIDs of objects that exist and have never been readable, by key; a UID that is not readable
+    either is empty.
+    """
 
     items: tuple[T, ...]
+    unreadable: Mapping[ObjectKey, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +147,7 @@ class Watch(Generic[T]):
             asked_delay_s = 0.0
             try:
                 if not self._version:
-                    yield Listed(await self.list())
+                    yield await self.list()
                 async with aclosing(self._session()) as changes:
                     async for change in changes:
                         yield change
@@ -154,11 +159,12 @@ class Watch(Generic[T]):
                 log.warning("kubernetes-watch-interrupted", path=self._query.path, error=str(error))
             await asyncio.sleep(max(asked_delay_s, backoff.delay()))
 
-    async def list(self) -> tuple[T, ...]:
+    async def list(self) -> Listed[T]:
         """All objects; what cannot be decoded is replaced by its last good version. KubernetesError."""
         self._statistics.lists += 1
         parameters = {"limit": str(PAGE_SIZE), **self._query.selectors}
         items: dict[ObjectKey, T] = {}
+        unreadable: dict[ObjectKey, str] = {}
         while True:
             page = await self._transport.call("GET", self._query.path, parameters=parameters)
             try:
@@ -166,25 +172,28 @@ class Watch(Generic[T]):
             except UNDECODABLE as error:
                 raise Unreadable(f"the answer to GET {self._query.path} is no list: {error}") from error
             for raw in listing.items or ():
-                self._read(raw, items)
+                self._read(raw, items, unreadable)
             if not listing.metadata.continue_:
                 break
             parameters["continue"] = listing.metadata.continue_
         self._version, self._known = listing.metadata.resourceVersion, items
-        return tuple(items.values())
+        return Listed(tuple(items.values()), unreadable)
 
-    def _read(self, raw: msgspec.Raw, items: dict[ObjectKey, T]) -> None:
-        """Add one item of a list to `items`, if possible."""
-        key = None
+    def _read(self, raw: msgspec.Raw, items: dict[ObjectKey, T], unreadable: dict[ObjectKey, str]) -> None:
+        """Add one item of a list to `items`, or else to `unreadable`, if it has a name at all."""
+        metadata = None
         try:
-            metadata = read_metadata(raw)
-            key = metadata.key
-            items[key] = decode(raw, self._query.resource)
+            metadata = read_name(raw)
+            items[metadata.key] = decode(raw, self._query.resource)
         except Unreadable as error:
-            self._tell_undecodable(key, error)
-            last_good = self._known.get(key) if key else None
-            if key and last_good and metadata_of(last_good).uid == metadata.uid:
-                items[key] = last_good
+            self._tell_undecodable(metadata.key if metadata else None, error)
+            if metadata is None:
+                return
+            last_good = self._known.get(metadata.key)
+            if last_good and metadata_of(last_good).uid == metadata.uid:
+                items[metadata.key] = last_good
+            else:
+                unreadable[metadata.key] = metadata.uid
 
     async def _session(self) -> AsyncGenerator[Put[T] | Gone[T], None]:
         """One watch request, to its end. KubernetesError: how it broke."""

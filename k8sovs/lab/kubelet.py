@@ -67,10 +67,10 @@ class Kubelet:
             tasks.create_task(self._keep_node(), name=f"node-{self._node.name}")
             async for event in self._kubernetes.watch(Pod, field_selector=f"spec.nodeName={self._node.name}"):
                 match event:
-                    case Listed(items=pods):
+                    case Listed(items=pods, unreadable=unreadable):
                         for pod in pods:
                             self._observe(pod, tasks)
-                        for uid in self._pods.keys() - {_uid(pod) for pod in pods}:
+                        for uid in self._pods.keys() - {_uid(pod) for pod in pods} - set(unreadable.values()):
                             self._pods[uid].leaving.set()
                     case Gone(uid=uid):
                         if uid in self._pods:

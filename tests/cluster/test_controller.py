@@ -120,6 +120,20 @@ def test_an_api_server_that_goes_away_takes_no_namespace_along(site: Site) -> No
         assert site.settled("a") == site.settled("b") == 11
 
 
+def test_a_namespace_that_a_new_leader_cannot_read_keeps_its_record(site: Site) -> None:
+    with site.controller() as controller:
+        site.create_namespace("a")
+        before = site.record("a")
+        controller.stop()
+        merge = {"Content-Type": "application/merge-patch+json"}
+        unreadable = {"status": {"conditions": 7}}
+        assert site.api.request("PATCH", "/api/v1/namespaces/a/status", unreadable, **merge)[0] == 200
+        controller.start()
+        site.create_namespace("b")  # the new leader has heard of all namespaces
+        assert "kubernetes-object-undecodable" in controller.log
+        assert (site.record("a"), site.vnid("a")) == (before, (10, [10]))
+
+
 def test_a_leader_that_stops_is_followed_at_once_and_one_that_dies_after_its_lease(site: Site) -> None:
     with site.controller("c1") as first, site.controller("c2") as second:
         eventually(lambda: len(site.values(KEYS.leader)) == 2)

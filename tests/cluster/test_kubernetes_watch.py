@@ -18,6 +18,7 @@ from k8sovs.kubernetes import (
     KubernetesUnavailable,
     Listed,
     Namespace,
+    ObjectKey,
     Pod,
     Put,
     Resource,
@@ -226,6 +227,14 @@ async def test_one_bad_item_does_not_cost_the_list(tmp_path: Path) -> None:
     assert played.statistics.undecodable == 2
 
 
+async def test_a_list_says_of_what_it_cannot_read_that_it_exists(tmp_path: Path) -> None:
+    no_metadata = {"metadata": {"name": "c", "uid": 7}}
+    played = await play(tmp_path, listing(7, undecodable("a", 3), namespace("b", 4), no_metadata), changes=1)
+    (listed,) = played.raw
+    assert isinstance(listed, Listed)
+    assert listed.unreadable == {ObjectKey("", "a"): "u-a", ObjectKey("", "c"): ""}
+
+
 async def test_the_last_good_version_stands_for_an_object_that_became_undecodable(tmp_path: Path) -> None:
     steps = (listing(7, namespace("a", 3)), Stream.of(("ERROR", EXPIRED)), listing(20, undecodable("a", 15)))
     played = await play(tmp_path, *steps, changes=2)
@@ -237,6 +246,8 @@ async def test_the_last_good_version_does_not_stand_for_another_object_of_that_n
     steps = (listing(7, namespace("a", 3)), Stream.of(("ERROR", EXPIRED)), listing(20, another))
     played = await play(tmp_path, *steps, changes=2)
     assert played.changes == ["listed a", "listed"]
+    assert isinstance(played.raw[1], Listed)
+    assert played.raw[1].unreadable == {ObjectKey("", "a"): "other-a"}
 
 
 @pytest.mark.parametrize(

@@ -33,6 +33,15 @@ def test_a_namespace_deleted_while_no_controller_ran_is_removed_at_start() -> No
     assert controller.outcomes.count(("a", Outcome.REMOVED)) == 1
 
 
+def test_a_namespace_that_exists_and_cannot_be_read_keeps_its_id_until_it_is_deleted() -> None:
+    store = Store()
+    before = Controller(store, TENANTS).vnid("a")
+    restarted = Controller(store, TENANTS | {"a": ""})
+    assert restarted.vnid("a") == before
+    restarted.remove("a", "ua")
+    assert KEYS.vnid("a") not in store.items
+
+
 def test_a_namespace_deleted_in_the_middle_of_a_change_is_removed() -> None:
     controller = Controller(Store(), TENANTS)
     controller.act("a", "join", "b")
