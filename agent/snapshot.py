@@ -69,7 +69,7 @@ def from_record(record: VnidRecord) -> switch.Tenancy:
 
 
 def peers(cluster: ClusterView, identity: Identity) -> frozenset[switch.Peer]:
-    """Every other node that may be believed: its subnet lies in the cluster network and collides with no other's.
+    """Every other node that may be believed: its subnet is one of the cluster network's, and its address is not.
 
     Of two records that claim the same addresses the older one is believed: on every node the same, and nobody who
     writes a record can push a node aside.
@@ -108,5 +108,8 @@ def _peer(cluster: ClusterView, identity: Identity, record: SubnetRecord) -> swi
     subnet = record.subnet
     if subnet is None or record.host_ip == identity.address or subnet == identity.subnet:
         return None
+    config = cluster.config
+    if record.host_ip in config.network or record.host_ip in config.service_network:
+        return None  # a tunnel to a pod's address would lead into itself
     # Subnets of one size inside one network are equal or disjoint, so nothing else can overlap ours.
-    return switch.Peer(record.host_ip, subnet) if cluster.config.has_subnet(subnet) else None
+    return switch.Peer(record.host_ip, subnet) if config.has_subnet(subnet) else None

@@ -2,7 +2,8 @@
 
 A node is known by its name; the key of its record is its address. A record that we make for a node of Kubernetes
 carries a mark: one without is an edge host's, and outlives a list of nodes that it is not in. A record that claims a
-live node's address or name, or whose key and content disagree, is left alone and reported.
+live node's address or name, an address of the pod network, or whose key and content disagree, is left alone and
+reported.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 from enum import Enum
 from ipaddress import IPv4Address
 
-from k8sovs.records import Extra, SubnetRecord
+from k8sovs.records import Extra, NetworkConfig, SubnetRecord
 
 _MARK = ("Node", "true")
 
@@ -38,8 +39,8 @@ class Entry:
 
     @property
     def is_of_node(self) -> bool:
-        """Whether we made it for a node of Kubernetes."""
-        return self.record is not None and _MARK in self.record.extra
+        """Whether we made it for a node of Kubernetes. We never ask for a subnet: who does is a person."""
+        return self.record is not None and _MARK in self.record.extra and not self.record.assign
 
 
 class Trouble(Enum):
@@ -78,10 +79,15 @@ class Placement:
 
 def marked(extra: Extra) -> Extra:
     """`extra` with the mark of a node's record."""
-    return extra if _MARK in extra else (*((name, text) for name, text in extra if name != _MARK[0]), _MARK)
+    return extra if _MARK in extra else (*unmarked(extra), _MARK)
 
 
-def place(nodes: Mapping[str, IPv4Address], entries: Mapping[str, Entry]) -> Placement:
+def unmarked(extra: Extra) -> Extra:
+    """`extra` without the mark of a node's record."""
+    return tuple((name, text) for name, text in extra if name != _MARK[0])
+
+
+def place(config: NetworkConfig, nodes: Mapping[str, IPv4Address], entries: Mapping[str, Entry]) -> Placement:
     """Sort out `entries` (by the last part of the key) for the live `nodes` and their addresses."""
     homes, problems = _one_node_an_address(nodes, entries)
     by_host: dict[str, list[Entry]] = {}
@@ -102,15 +108,17 @@ def place(nodes: Mapping[str, IPv4Address], entries: Mapping[str, Entry]) -> Pla
                 refused[here.name] = f"its HostIP is the address of node {host}: delete or correct it"
             problems.append(_refused(host, reason))
             del homes[host], left[host]
+    others = [e for e in entries.values() if e.record is not None and e.host not in nodes]
+    addresses = set(nodes.values())
+    edges = [e for e in others if not e.is_of_node and e.record and e.record.host_ip not in addresses]
+    refused.update({e.name: reason for e in edges if e.record and (reason := _unreachable(config, e.record.host_ip))})
     problems += [_refused(name, reason) for name, reason in refused.items()]
     problems += [_refused(e.name, e.fault) for e in entries.values() if e.record is None and _is_kept(e, homes)]
-    addresses = set(nodes.values())
-    others = [e for e in entries.values() if e.record is not None and e.host not in nodes]
     return Placement(
         homes,
         left,
         stale=tuple(e for e in others if e.is_of_node),
-        edges=tuple(e for e in others if not e.is_of_node and e.record and e.record.host_ip not in addresses),
+        edges=tuple(e for e in edges if e.name not in refused),
         refused=refused,
         problems=tuple(problems),
     )
@@ -118,6 +126,14 @@ def place(nodes: Mapping[str, IPv4Address], entries: Mapping[str, Entry]) -> Pla
 
 def _refused(subject: str, reason: str) -> Problem:
     return Problem(subject, Trouble.REFUSED, reason)
+
+
+def _unreachable(config: NetworkConfig, address: IPv4Address) -> str:
+    """Why nobody could tunnel to an edge host at `address`; empty if nothing is wrong with it."""
+    for name, network in (("Network", config.network), ("ServiceNetwork", config.service_network)):
+        if address in network:
+            return f"its HostIP lies inside {name} {network}: write a record under the host's address on the underlay"
+    return ""
 
 
 def _is_kept(malformed: Entry, homes: Mapping[str, IPv4Address]) -> bool:

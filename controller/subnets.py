@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, IPv4Network
 
-from controller.placement import Entry, Placement, Problem, Trouble, marked, place
+from controller.placement import Entry, Placement, Problem, Trouble, marked, place, unmarked
 from k8sovs.records import NetworkConfig, SubnetRecord
 
 Change = Mapping[str, SubnetRecord | None]
@@ -49,7 +49,7 @@ def plan(
     """
     if nodes is None:
         nodes = {e.host: e.record.host_ip for e in entries.values() if e.record is not None and e.is_of_node}
-    placement = place(nodes, entries)
+    placement = place(config, nodes, entries)
     leaving = {entry.name for entry in placement.stale}
     owned = _owned(config, [e for e in entries.values() if e.name not in leaving], remembered, placement, nodes)
     seekers = [host for host in sorted(placement.homes) if host not in owned]
@@ -123,7 +123,9 @@ def _edge_change(entry: Entry, record: SubnetRecord, owned: Mapping[str, IPv4Net
     """The answer to an edge host's record."""
     subnet = owned.get(entry.name)
     if subnet is not None:
-        wanted = replace(record, subnet=subnet, assign=False, message="")
+        # The mark may have come along when somebody took a node's record for a pattern.
+        extra = unmarked(record.extra) if record.assign else record.extra
+        wanted = replace(record, subnet=subnet, assign=False, message="", extra=extra)
     elif record.assign:
         wanted = replace(record, subnet=None, message="no subnet is free: remove hosts, or build a larger Network")
     elif record.subnet is not None:

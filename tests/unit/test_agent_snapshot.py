@@ -62,6 +62,8 @@ def test_the_switch_is_told_of_the_node_its_pods_and_its_peers() -> None:
         (("node9", "192.0.2.19", "172.12.0.0/22"), "a subnet outside the network"),
         (("node9", "192.0.2.19", "172.11.0.0/16"), "the whole network"),
         (("node9", "192.0.2.19", "172.11.8.0/24"), "a subnet of another size"),
+        (("node9", "172.11.200.5", "172.11.8.0/22"), "an address inside the cluster network"),
+        (("node9", "10.96.0.10", "172.11.8.0/22"), "an address inside the service network"),
     ],
 )
 def test_not_every_record_makes_a_peer(record: tuple[str, str, str | None], why: str) -> None:

@@ -214,6 +214,39 @@ def test_records_of_an_old_store_are_taken_over() -> None:
     assert folder.subnets() == {"node1": "172.11.32.0/22"}
 
 
+@pytest.mark.parametrize("address", ["172.11.200.5", "172.11.0.1", "10.96.0.10"])
+def test_an_edge_host_inside_the_pod_or_service_network_is_refused_and_left_alone(address: str) -> None:
+    folder = Folder()
+    folder.edge(address, "lb", assign=True)
+    asking = folder.entries[address].record
+    assert asking is not None
+    made = folder.apply({"node1": ONE})
+    answer = folder.entries[address].record
+    assert answer == replace(asking, message=answer.message if answer else "")
+    assert "inside" in answer.message
+    assert troubles(made) == {(address, Trouble.REFUSED)}
+
+
+def test_an_asking_record_that_was_copied_from_a_nodes_is_an_edge_hosts_and_stays() -> None:
+    folder = Folder()
+    folder.apply({"node1": ONE})
+    pattern = folder.entries[ONE].record
+    assert pattern is not None
+    copy = replace(pattern, host="lb", host_ip=IPv4Address("192.0.2.90"), subnet=None, assign=True)
+    folder.put("192.0.2.90", copy)
+    folder.apply({"node1": ONE})
+    folder.apply({"node1": ONE})
+    assert folder.subnets() == {"node1": "172.11.0.0/22", "lb": "172.11.4.0/22"}
+
+
+def test_an_edge_host_that_is_removed_gives_its_subnet_back() -> None:
+    folder = Folder()
+    folder.edge("192.0.2.90", "lb", assign=True)
+    folder.apply({})
+    del folder.entries["192.0.2.90"]
+    assert folder.apply({"node1": ONE}).owned == {"node1": IPv4Network("172.11.0.0/22")}
+
+
 def test_of_two_records_with_one_subnet_the_older_keeps_it() -> None:
     folder = Folder()
     folder.edge("192.0.2.91", "first", "172.11.8.0/22")
