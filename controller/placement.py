@@ -13,9 +13,7 @@ from dataclasses import dataclass
 from enum import Enum
 from ipaddress import IPv4Address
 
-from k8sovs.records import Extra, NetworkConfig, SubnetRecord
-
-_MARK = ("Node", "true")
+from k8sovs.records import NODE_MARK, Extra, NetworkConfig, SubnetRecord
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +37,8 @@ class Entry:
 
     @property
     def is_of_node(self) -> bool:
-        """Whether we made it for a node of Kubernetes. We never ask for a subnet: who does is a person."""
-        return self.record is not None and _MARK in self.record.extra and not self.record.assign
+        """Whether we made it for a node of Kubernetes."""
+        return self.record is not None and self.record.is_of_node
 
 
 class Trouble(Enum):
@@ -79,12 +77,12 @@ class Placement:
 
 def marked(extra: Extra) -> Extra:
     """`extra` with the mark of a node's record."""
-    return extra if _MARK in extra else (*unmarked(extra), _MARK)
+    return extra if NODE_MARK in extra else (*unmarked(extra), NODE_MARK)
 
 
 def unmarked(extra: Extra) -> Extra:
     """`extra` without the mark of a node's record."""
-    return tuple((name, text) for name, text in extra if name != _MARK[0])
+    return tuple((name, text) for name, text in extra if name != NODE_MARK[0])
 
 
 def place(config: NetworkConfig, nodes: Mapping[str, IPv4Address], entries: Mapping[str, Entry]) -> Placement:

@@ -76,6 +76,7 @@ class HostState:
     host: str
     subnet: IPv4Network | None
     problem: str = ""
+    is_of_node: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,9 +114,13 @@ async def overview(etcd: Etcd, prefix: str) -> Overview:
     items = (await etcd.list(keys.network)).items
     oldest_first = sorted(_folder(items, keys.leader), key=lambda item: item.create_revision)
     candidates = tuple(item.value.decode(errors="replace") for item in oldest_first)
-    hosts = sorted((_host(keys, item) for item in _folder(items, keys.subnets)), key=_address_order)
-    told = tuple(_with_rival(host, hosts) for host in hosts)
-    return Overview(config, candidates[0] if candidates else None, candidates, told, _namespaces(keys, items))
+    leader = candidates[0] if candidates else None
+    return Overview(config, leader, candidates, _hosts(keys, items), _namespaces(keys, items))
+
+
+async def hosts(etcd: Etcd, keys: Keys) -> tuple[HostState, ...]:
+    """Every record of the folder of subnets, by address. Raises EtcdError."""
+    return _hosts(keys, (await etcd.list(keys.subnets)).items)
 
 
 async def request(
@@ -222,13 +227,18 @@ def _namespace(keys: Keys, name: str, record_item: KeyValue | None, vnid_item: K
     return NamespaceState(name, state, send, accept, record.action, record.namespace, record.message)
 
 
+def _hosts(keys: Keys, items: Mapping[str, KeyValue]) -> tuple[HostState, ...]:
+    found = sorted((_host(keys, item) for item in _folder(items, keys.subnets)), key=_address_order)
+    return tuple(_with_rival(host, found) for host in found)
+
+
 def _host(keys: Keys, item: KeyValue) -> HostState:
     address = item.key.removeprefix(keys.subnets)
     try:
         record = SubnetRecord.parse(item.key, item.value)
     except RecordError as error:
         return HostState(address, "", None, error.reason)
-    return HostState(address, record.host, record.subnet, record.message)
+    return HostState(address, record.host, record.subnet, record.message, record.is_of_node)
 
 
 def _with_rival(host: HostState, hosts: Sequence[HostState]) -> HostState:

@@ -31,6 +31,9 @@ _NETWORK_NAME = re.compile(r"[A-Za-z0-9._-]{1,253}")
 Extra = tuple[tuple[str, str], ...]
 """Fields of a record that we do not know, in their order: name and JSON text. They are written back as they were."""
 
+NODE_MARK = ("Node", "true")
+"""The field by which the controller marks the subnet record of a Kubernetes node."""
+
 
 class RecordError(ValueError):
     """The value of `key` is not a valid record; `reason` says what is wrong with it."""
@@ -203,6 +206,11 @@ class SubnetRecord:
             message=fields.text("message"),
             extra=fields.rest(),
         )
+
+    @property
+    def is_of_node(self) -> bool:
+        """Whether we made it for a node of Kubernetes. We never ask for a subnet: who does is a person."""
+        return NODE_MARK in self.extra and not self.assign
 
     def encode(self) -> bytes:
         """The record's value in etcd."""

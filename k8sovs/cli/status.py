@@ -6,12 +6,13 @@ import argparse
 import json
 from typing import TYPE_CHECKING
 
+from k8sovs.cli.edge import host_fields, host_row
 from k8sovs.cli.net import add_store_options, namespace_fields, run_on_etcd
 from k8sovs.cli.table import print_table, printable
 
 if TYPE_CHECKING:
     from k8sovs.etcd import Etcd
-    from k8sovs.net import HostState, NamespaceState, Overview
+    from k8sovs.net import NamespaceState, Overview
 
 
 def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -49,18 +50,9 @@ def _fields(overview: Overview) -> dict[str, object]:
         "service_network": str(config.service_network),
         "leader": overview.leader,
         "controllers": list(overview.candidates),
-        "nodes": [_host_fields(host) for host in overview.hosts],
+        "nodes": [host_fields(host) for host in overview.hosts],
         "namespaces": len(overview.namespaces),
         "transitions": [namespace_fields(state) for state in _under_way(overview)],
-    }
-
-
-def _host_fields(host: HostState) -> dict[str, object]:
-    return {
-        "name": host.host,
-        "address": host.address,
-        "subnet": str(host.subnet) if host.subnet else None,
-        "problem": host.problem,
     }
 
 
@@ -73,9 +65,5 @@ def _print(overview: Overview) -> None:
     print(f"namespaces  {len(overview.namespaces)}, {len(_under_way(overview))} of them changing")
     for state in _under_way(overview):
         print(f"            {printable(state.name)}: {state.state.value} {printable(state.action or state.message)}")
-    rows = [
-        (printable(host.host) or "-", printable(host.address), str(host.subnet or "-"), printable(host.problem))
-        for host in overview.hosts
-    ]
     print()
-    print_table(("HOST", "ADDRESS", "SUBNET", "PROBLEM"), rows)
+    print_table(("HOST", "ADDRESS", "SUBNET", "PROBLEM"), [host_row(host) for host in overview.hosts])
