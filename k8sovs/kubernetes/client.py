@@ -143,13 +143,19 @@ class Kubernetes:
         namespace: str | None = None,
         grace_period_s: int | None = None,
         uid: str | None = None,
+        foreground: bool = False,
     ) -> None:
-        """Ask for the deletion; 0 as grace period removes a pod at once. Conflict: `uid` is no longer the object's."""
+        """Ask for the deletion; 0 as grace period removes a pod at once. Conflict: `uid` is no longer the object's.
+
+        In the `foreground` the object stays until what it owns is gone.
+        """
         options: dict[str, object] = {"apiVersion": "v1", "kind": "DeleteOptions"}
         if grace_period_s is not None:
             options["gracePeriodSeconds"] = grace_period_s
         if uid is not None:
             options["preconditions"] = {"uid": uid}
+        if foreground:
+            options["propagationPolicy"] = "Foreground"
         await self._transport.call("DELETE", path_of(resource, namespace, name), content=msgspec.json.encode(options))
 
     async def delete_all(self, resource: type[Resource], namespace: str) -> None:

@@ -6,12 +6,11 @@ import asyncio
 import json
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from k8sovs.kubernetes import EndpointSlice, Kubernetes, Namespace, Node, NotFound, ObjectMeta, Pod, Timing
+from k8sovs.kubernetes import EndpointSlice, Kubernetes, Namespace, Node, NotFound, ObjectMeta, Pod, ReplicaSet, Timing
 from k8sovs.lab.controllers.loop import CONTROLLER_MANAGER, NAMESPACE_CONTROLLER, SCHEDULER, ControllerLoop
 from k8sovs.lab.waiting import wait_until
 from tests.support.apiserver import ApiServer, ApiServerProcess
@@ -40,10 +39,6 @@ async def controllers(api: ApiServer) -> AsyncGenerator[Kubernetes, None]:
             await kubernetes.create(Node(metadata=ObjectMeta(name=name)))
             await kubernetes.patch(Node, name, {"status": {"conditions": [READY]}}, subresource="status")
         jobs = [SCHEDULER, CONTROLLER_MANAGER, NAMESPACE_CONTROLLER]
-        if not await has_slices(kubernetes):
-            jobs = [
-                replace(job, watched=tuple(kind for kind in job.watched if kind is not EndpointSlice)) for job in jobs
-            ]
         tasks = [asyncio.create_task(ControllerLoop(kubernetes, job).run()) for job in jobs]
         try:
             yield kubernetes
@@ -131,6 +126,9 @@ async def test_an_exposed_deployment_has_the_pods_as_endpoints_and_loses_those_t
             return len(await endpoints()) == 1
 
         await until(both, "two endpoints")
+        table = (await kubectl(api, "-n", "t", "get", "endpoints", "web", "--no-headers")).split()
+        assert table[:2] == ["web", "172.11.0.2:8080,172.11.0.3:8080"]
+        assert "172.11.0.2:8080,172.11.0.3:8080" in await kubectl(api, "-n", "t", "describe", "service", "web")
         await kubectl(api, "-n", "t", "scale", "deployment", "web", "--replicas=1")
         await until(one, "one endpoint")
 
@@ -189,3 +187,72 @@ async def test_a_namespace_with_pods_ends_when_they_do(api: ApiServer) -> None:
             return "t" not in {item.metadata.name for item in await kubernetes.list(Namespace) if item.metadata}
 
         await until(gone, "the namespace to be gone")
+
+
+async def test_orphans_stay_and_forget_their_owner(api: ApiServer) -> None:
+    async with controllers(api) as kubernetes:
+        await kubectl(api, "create", "ns", "t")
+        await kubectl(api, "-n", "t", "create", "deployment", "web", "--image=i")
+        await play_kubelet(kubernetes, 1)
+        await kubectl(api, "-n", "t", "delete", "deployment", "web", "--cascade=orphan", "--timeout=20s")
+        (replica_set,) = await kubernetes.list(ReplicaSet, namespace="t")
+        assert replica_set.metadata is not None
+        assert not replica_set.metadata.ownerReferences
+        (pod,) = await kubernetes.list(Pod, namespace="t")
+        assert pod.metadata is not None
+        assert pod.metadata.deletionTimestamp is None
+
+
+async def test_an_owner_deleted_in_the_foreground_stays_until_its_pods_are_gone(api: ApiServer) -> None:
+    async with controllers(api) as kubernetes:
+        await kubectl(api, "create", "ns", "t")
+        await kubectl(api, "-n", "t", "create", "deployment", "web", "--image=i")
+        await play_kubelet(kubernetes, 1)
+        await kubectl(api, "-n", "t", "delete", "deployment", "web", "--cascade=foreground", "--wait=false")
+
+        async def leaving() -> bool:
+            pods = await kubernetes.list(Pod, namespace="t")
+            return all(pod.metadata is not None and pod.metadata.deletionTimestamp is not None for pod in pods)
+
+        await until(leaving, "the pods to be deleted")
+        assert await kubectl(api, "-n", "t", "get", "deployments,replicasets", "-o", "name") != ""
+        (pod,) = await kubernetes.list(Pod, namespace="t")
+        assert pod.metadata is not None
+        assert pod.metadata.name is not None
+        await kubernetes.delete(Pod, pod.metadata.name, namespace="t", grace_period_s=0)
+
+        async def gone() -> bool:
+            return await kubectl(api, "-n", "t", "get", "deployments,replicasets", "-o", "name") == ""
+
+        await until(gone, "the owners to be gone")
+
+
+async def test_endpoints_written_by_hand_become_endpoint_slices_and_go_with_them(api: ApiServer) -> None:
+    async with controllers(api) as kubernetes:
+        if not await has_slices(kubernetes):
+            pytest.skip("this API server has no EndpointSlice of version v1")
+        await kubectl(api, "create", "ns", "t")
+        await kubectl(api, "-n", "t", "create", "service", "clusterip", "db", "--tcp=5432")
+        await kubectl(api, "-n", "t", "patch", "service", "db", "--type=merge", "-p", '{"spec":{"selector":null}}')
+        subset = {"addresses": [{"ip": "198.51.100.7"}], "ports": [{"port": 5432}]}
+        body = {"metadata": {"name": "db"}, "subsets": [subset]}
+        assert (await asyncio.to_thread(api.request, "POST", "/api/v1/namespaces/t/endpoints", body))[0] == 201
+
+        async def mirrored() -> list[tuple[list[str], int | None]]:
+            found = await kubernetes.list(EndpointSlice, namespace="t", label_selector="kubernetes.io/service-name=db")
+            return [
+                (endpoint.addresses, port.port)
+                for each in found
+                for endpoint in each.endpoints
+                for port in each.ports or []
+            ]
+
+        async def one() -> bool:
+            return await mirrored() == [(["198.51.100.7"], 5432)]
+
+        async def none() -> bool:
+            return await mirrored() == []
+
+        await until(one, "the mirrored slice")
+        await kubectl(api, "-n", "t", "delete", "endpoints", "db")
+        await until(none, "the mirrored slice to be gone")

@@ -7,6 +7,7 @@ import pytest
 from k8sovs.lab.apiserver.errors import ApiError
 from k8sovs.lab.apiserver.selectors import matches_fields, matches_labels
 
+SELECTABLE = ("metadata.name", "spec.nodeName", "spec.on", "spec.hostNetwork")
 POD = {"metadata": {"name": "p", "labels": {"app": "web", "tier": "front", "example.com/x": ""}}, "spec": {"on": True}}
 
 
@@ -57,15 +58,17 @@ def test_a_label_selector_that_makes_no_sense_is_refused(selector: str) -> None:
         ("spec.nodeName=", True),
         ("spec.nodeName!=", False),
         ("spec.on=true", True),
+        ("spec.hostNetwork=false", True),
+        ("spec.hostNetwork=true", False),
         ("metadata.name=p,spec.nodeName=node1", False),
     ],
 )
 def test_a_field_selector_chooses_by_path(selector: str, matches: bool) -> None:
-    assert matches_fields(selector)(POD) is matches
+    assert matches_fields(selector, SELECTABLE)(POD) is matches
 
 
-@pytest.mark.parametrize("selector", ["metadata.name", "=x", "metadata.name~p"])
+@pytest.mark.parametrize("selector", ["metadata.name", "=x", "metadata.name~p", "spec.foo=x"])
 def test_a_field_selector_that_makes_no_sense_is_refused(selector: str) -> None:
     with pytest.raises(ApiError) as caught:
-        matches_fields(selector)
+        matches_fields(selector, SELECTABLE)
     assert caught.value.code == 400

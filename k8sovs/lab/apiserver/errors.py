@@ -120,6 +120,19 @@ def expired_list() -> ApiError:
     return ApiError(410, "Expired", "The resourceVersion for the provided list is too old.")
 
 
+def too_large_version(asked: int, current: int) -> ApiError:
+    """A list that is to be as new as a version that there is not yet."""
+    cause: Document = {"reason": "ResourceVersionTooLarge", "message": "Too large resource version"}
+    message = f"Timeout: Too large resource version: {asked}, current: {current}"
+    return ApiError(504, "Timeout", message, {"causes": [cause], "retryAfterSeconds": 1})
+
+
+def bad_option(kind: str, field: str, value: str, supported: str) -> ApiError:
+    """A parameter that has another word than it may have."""
+    cause = Cause("FieldValueNotSupported", f'Unsupported value: "{value}": supported values: {supported}', field)
+    return invalid(kind, "meta.k8s.io", "", [cause])
+
+
 def expired_watch(asked: int, floor: int) -> ApiError:
     """A watch from a version that history no longer reaches."""
     return ApiError(410, "Expired", f"too old resource version: {asked} ({floor})")

@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
 
-from k8sovs.lab.apiserver import errors, strategies
+from k8sovs.lab.apiserver import errors, strategies, validation
 from k8sovs.lab.apiserver.addresses import ServiceAddresses
 from k8sovs.lab.apiserver.documents import Document, copy, section, text, without, words
 from k8sovs.lab.apiserver.errors import ApiError, Cause
+from k8sovs.lab.apiserver.options import DEFAULTS, DeleteOptions, Propagation
 from k8sovs.lab.apiserver.resources import NAMESPACES, PODS, SERVICES, Resource
 from k8sovs.lab.apiserver.store import Key, Store, Stored
 
@@ -22,25 +23,6 @@ UNDELETABLE_NAMESPACES: Final = frozenset(BORN_NAMESPACES)
 
 _SERVER_OWNED: Final = ("uid", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds", "generation")
 """Metadata that a client's write cannot change."""
-
-
-@dataclass(frozen=True, slots=True)
-class DeleteOptions:
-    """What a DELETE may say beside the name."""
-
-    grace_period_s: int | None = None
-    uid: str = ""
-    resource_version: str = ""
-
-    @classmethod
-    def parse(cls, body: Document) -> DeleteOptions:
-        """From the body of the request."""
-        grace = body.get("gracePeriodSeconds")
-        return cls(
-            grace_period_s=grace if isinstance(grace, int) else None,
-            uid=text(body, "preconditions", "uid"),
-            resource_version=text(body, "preconditions", "resourceVersion"),
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +78,7 @@ class Registry:
         return self._written(resource, key, made, dry_run)
 
     def _prepared(self, resource: Resource, namespace: str, body: Document) -> Document:
-        strategies.check_shape(body)
+        validation.check_shape(resource, body)
         made = copy(body)
         metadata = made["metadata"] = without(
             section(made, "metadata"), (*_SERVER_OWNED, "resourceVersion", "selfLink")
@@ -111,7 +93,7 @@ class Registry:
         else:
             metadata.pop("namespace", None)
         made |= {"apiVersion": resource.group_version, "kind": resource.kind}
-        broken = strategies.faults(resource, made)
+        broken = validation.faults(resource, made)
         if broken:
             raise errors.invalid(resource.kind, resource.group, text(made, "metadata", "name"), broken)
         strategies.apply_defaults(resource, made)
@@ -138,7 +120,7 @@ class Registry:
     ) -> Stored:
         """Replace an object, or the part of it that `subresource` names. ApiError: 404, 409 on an old version, 422."""
         old = self.get(resource, key)
-        strategies.check_shape(body)
+        validation.check_shape(resource, body)
         version = text(body, "metadata", "resourceVersion")
         if version and version != str(old.revision):
             why = "the object has been modified; please apply your changes to the latest version and try again"
@@ -150,7 +132,7 @@ class Registry:
             why = f"Precondition failed: UID in precondition: {uid}, UID in object meta: {old.body['metadata']['uid']}"
             raise errors.conflict(resource.plural, resource.group, key.name, why)
         new = self._successor(resource, key, old.body, copy(body), subresource)
-        broken = strategies.faults(resource, new)
+        broken = validation.faults(resource, new)
         if broken:
             raise errors.invalid(resource.kind, resource.group, key.name, broken)
         if resource is SERVICES:
@@ -196,7 +178,7 @@ class Registry:
         """Update with what `change` makes of a copy of the object. ApiError as for update."""
         changed = change(copy(self.get(resource, key).body))
         try:
-            strategies.check_shape(changed)
+            validation.check_shape(resource, changed)
         except ApiError as error:
             cause = Cause("FieldValueInvalid", f"Invalid value: {error.message}", "patch")
             raise errors.invalid(resource.kind, resource.group, key.name, [cause]) from error
@@ -213,7 +195,7 @@ class Registry:
         self.store.put(PODS, key, bound)
 
     def delete(
-        self, resource: Resource, key: Key, options: DeleteOptions = DeleteOptions(), *, dry_run: bool = False
+        self, resource: Resource, key: Key, options: DeleteOptions = DEFAULTS, *, dry_run: bool = False
     ) -> Deletion:
         """Delete, or mark for deletion what has finalizers, a kubelet or contents. ApiError: 404, 409, 403."""
         old = self.get(resource, key)
@@ -223,10 +205,19 @@ class Registry:
         if dry_run:
             return Deletion(old, removed=True)
         grace_s = strategies.grace_period_s(resource, old.body, options.grace_period_s)
+        old = self._waiting_for_dependents(resource, key, old, options.propagation)
         marked = self._marked(resource, key, old, grace_s)
         if resource is NAMESPACES:
             return self._delete_contents(key, marked)
         return self._remove_if_finished(resource, key, marked)
+
+    def _waiting_for_dependents(self, resource: Resource, key: Key, old: Stored, propagation: Propagation) -> Stored:
+        """The object with the finalizer that lets the controllers see to its dependents first."""
+        finalizers = words(old.body, "metadata", "finalizers")
+        if propagation is Propagation.BACKGROUND or propagation.value in finalizers:
+            return old
+        metadata = old.body["metadata"] | {"finalizers": [*finalizers, propagation.value]}
+        return self.store.put(resource, key, old.body | {"metadata": metadata})
 
     def _delete_contents(self, namespace: Key, marked: Stored) -> Deletion:
         """The work of the real one's namespace controller; the last thing to go takes the namespace along."""

@@ -12,7 +12,7 @@ from aiohttp import web
 
 from k8sovs.lab.apiserver import errors, patch, protobuf, resources
 from k8sovs.lab.apiserver.documents import Document, encode
-from k8sovs.lab.apiserver.registry import DeleteOptions
+from k8sovs.lab.apiserver.options import DeleteOptions
 from k8sovs.lab.apiserver.resources import Resource
 from k8sovs.lab.apiserver.selectors import Predicate, matches_fields, matches_labels
 from k8sovs.lab.apiserver.store import Key
@@ -67,8 +67,11 @@ def is_watch(request: web.Request) -> bool:
 
 
 def is_dry_run(request: web.Request) -> bool:
-    """Whether the write is only to be tried."""
-    return request.query.get("dryRun") == "All"
+    """Whether the write is only to be tried. ApiError 422: the parameter is another word."""
+    value = request.query.get("dryRun", "")
+    if value not in ("", "All"):
+        raise errors.bad_option("UpdateOptions", "dryRun", value, '"All"')
+    return value == "All"
 
 
 def wants_table(request: web.Request) -> bool:
@@ -79,15 +82,15 @@ def wants_table(request: web.Request) -> bool:
 def number(query: Mapping[str, str], name: str) -> int:
     """A parameter; 0 if it is not given. ApiError 400: it is no number."""
     value = query.get(name, "")
-    if value and not value.isdecimal():
-        raise errors.bad_request(f"{name} is {value!r}: expected a number")
+    if value and not (value.isascii() and value.isdecimal()):
+        raise errors.bad_request(f'{name}: Invalid value: "{value}": expected a number')
     return int(value or 0)
 
 
 def selection(query: Mapping[str, str], target: Target) -> Predicate:
     """Which objects of the resource a list, a watch or a deletion is about."""
     labels = matches_labels(query.get("labelSelector", ""))
-    fields = matches_fields(query.get("fieldSelector", ""))
+    fields = matches_fields(query.get("fieldSelector", ""), target.resource.selectable)
 
     def selects(document: Document) -> bool:
         inside = not target.namespace or document["metadata"].get("namespace") == target.namespace
@@ -110,6 +113,8 @@ async def read_delete_options(request: web.Request) -> DeleteOptions:
     body = await read_body(request) if request.can_read_body else {}
     if "gracePeriodSeconds" in request.query:
         body["gracePeriodSeconds"] = number(request.query, "gracePeriodSeconds")
+    if "propagationPolicy" in request.query:
+        body["propagationPolicy"] = request.query["propagationPolicy"]
     return DeleteOptions.parse(body)
 
 
@@ -123,10 +128,16 @@ def _parse(content: bytes, *, is_yaml: bool = False) -> Document:
 def _load(content: bytes, *, is_yaml: bool = False) -> object:
     try:
         loaded: object = yaml.safe_load(content) if is_yaml else json.loads(content)
-        # What could not be written again (NaN, half a surrogate pair, a date of YAML's) would break every later list.
-        encode({"body": loaded})
+        try:
+            # What could not be written again (NaN, a date of YAML's) would break every later list.
+            encode({"body": loaded})
+        except UnicodeEncodeError:
+            # Half a surrogate pair becomes U+FFFD, as for the real one.
+            text = json.dumps(loaded, ensure_ascii=False)
+            loaded = json.loads(text.encode("utf-16", "surrogatepass").decode("utf-16", "replace"))
     except (TypeError, ValueError, RecursionError, yaml.YAMLError) as error:
-        raise errors.bad_request(f"the body of the request cannot be read: {error}") from error
+        told = " ".join(str(error).split())
+        raise errors.bad_request(f"the body of the request cannot be read: {told}") from error
     return loaded
 
 

@@ -27,11 +27,23 @@ class Resource:
     counts_generations: bool = False
     """metadata.generation goes up when anything but metadata and status changes"""
     answers_deletion_with_object: bool = False
+    fields: tuple[str, ...] = ()
+    """what a field selector may name beside name and namespace"""
 
     @property
     def singular(self) -> str:
         """As in `kubectl get pod`."""
         return self.kind.lower()
+
+    @property
+    def selectable(self) -> frozenset[str]:
+        """What a field selector may name."""
+        return frozenset({"metadata.name", "metadata.namespace", *self.fields})
+
+    @property
+    def list_kind(self) -> str:
+        """The kind of a list of them."""
+        return f"{self.kind}List"
 
     @property
     def group_version(self) -> str:
@@ -77,8 +89,18 @@ NAMESPACES: Final = Resource(
     short_names=("ns",),
     subresources=("status",),
     answers_deletion_with_object=True,
+    fields=("status.phase",),
 )
-NODES: Final = Resource("", "v1", "Node", "nodes", namespaced=False, short_names=("no",), subresources=("status",))
+NODES: Final = Resource(
+    "",
+    "v1",
+    "Node",
+    "nodes",
+    namespaced=False,
+    short_names=("no",),
+    subresources=("status",),
+    fields=("spec.unschedulable",),
+)
 PODS: Final = Resource(
     "",
     "v1",
@@ -89,6 +111,10 @@ PODS: Final = Resource(
     subresources=("binding", "status"),
     counts_generations=True,
     answers_deletion_with_object=True,
+    fields=(
+        *("spec.nodeName", "spec.restartPolicy", "spec.schedulerName", "spec.serviceAccountName", "spec.hostNetwork"),
+        *("status.phase", "status.podIP", "status.nominatedNodeName"),
+    ),
 )
 SERVICES: Final = Resource(
     "",
@@ -99,8 +125,21 @@ SERVICES: Final = Resource(
     categories=("all",),
     subresources=("status",),
     answers_deletion_with_object=True,
+    fields=("spec.clusterIP", "spec.type"),
 )
-EVENTS: Final = Resource("", "v1", "Event", "events", short_names=("ev",))
+ENDPOINTS: Final = Resource("", "v1", "Endpoints", "endpoints", short_names=("ep",))
+EVENTS: Final = Resource(
+    "",
+    "v1",
+    "Event",
+    "events",
+    short_names=("ev",),
+    fields=(
+        *("involvedObject.kind", "involvedObject.namespace", "involvedObject.name", "involvedObject.uid"),
+        *("involvedObject.apiVersion", "involvedObject.resourceVersion", "involvedObject.fieldPath"),
+        *("reason", "reportingComponent", "type"),
+    ),
+)
 ENDPOINT_SLICES: Final = Resource("discovery.k8s.io", "v1", "EndpointSlice", "endpointslices", counts_generations=True)
 DEPLOYMENTS: Final = Resource(
     "apps",
@@ -128,9 +167,10 @@ RESOURCES: Final = (
     NODES,
     PODS,
     SERVICES,
+    ENDPOINTS,
     EVENTS,
     Resource("", "v1", "ConfigMap", "configmaps", short_names=("cm",)),
-    Resource("", "v1", "Secret", "secrets"),
+    Resource("", "v1", "Secret", "secrets", fields=("type",)),
     Resource("", "v1", "ServiceAccount", "serviceaccounts", short_names=("sa",), answers_deletion_with_object=True),
     DEPLOYMENTS,
     REPLICA_SETS,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Final, TypeAlias
 
 from k8sovs.lab.apiserver.documents import Document, section
@@ -11,6 +11,7 @@ from k8sovs.lab.apiserver.errors import bad_request
 
 Predicate: TypeAlias = Callable[[Document], bool]
 
+_BOOLEANS: Final = frozenset({"hostNetwork", "unschedulable"})
 _NAME: Final = r"[A-Za-z0-9]([-A-Za-z0-9_./]*[A-Za-z0-9])?"
 _SET: Final = re.compile(rf"(?P<key>{_NAME})\s+(?P<word>in|notin)\s*\((?P<values>[^()]*)\)")
 _EQUALITY: Final = re.compile(rf"(?P<key>{_NAME})\s*(?P<word>==|=|!=)\s*(?P<value>[-A-Za-z0-9_.]*)")
@@ -29,13 +30,15 @@ def matches_labels(selector: str) -> Predicate:
     return matches
 
 
-def matches_fields(selector: str) -> Predicate:
-    """`metadata.name=x,spec.nodeName!=y` over any path of names. ApiError 400: not a selector."""
+def matches_fields(selector: str, selectable: Collection[str]) -> Predicate:
+    """`metadata.name=x,spec.nodeName!=y` over `selectable` paths. ApiError 400: no selector, or another path."""
     terms: list[tuple[tuple[str, ...], bool, str]] = []
     for part in _split(selector):
         path, operator, value = re.match(r"([^=!]*)(==|=|!=|)(.*)", part.strip(), re.DOTALL).groups()  # type: ignore[union-attr]
         if not operator or not path:
             raise bad_request(f"invalid field selector {part!r}: expected FIELD=VALUE or FIELD!=VALUE")
+        if path not in selectable:
+            raise bad_request(f"field label not supported: {path}")
         terms.append((tuple(path.split(".")), operator != "!=", value))
 
     def matches(document: Document) -> bool:
@@ -49,7 +52,7 @@ def _split(selector: str) -> list[str]:
 
 
 def _field(document: Document, path: tuple[str, ...]) -> str:
-    value = section(document, *path[:-1]).get(path[-1])
+    value = section(document, *path[:-1]).get(path[-1], False if path[-1] in _BOOLEANS else None)
     if isinstance(value, bool):
         return str(value).lower()
     return "" if value is None else str(value)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import secrets
-from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import aclosing
 from datetime import UTC, datetime
@@ -16,6 +14,7 @@ from aiohttp.typedefs import Handler
 from k8sovs.lab.apiserver import errors, protobuf, resources, tables
 from k8sovs.lab.apiserver.documents import Document, encode, text
 from k8sovs.lab.apiserver.errors import ApiError
+from k8sovs.lab.apiserver.lists import Lists
 from k8sovs.lab.apiserver.registry import Registry
 from k8sovs.lab.apiserver.requests import (
     SERVER_SIDE_APPLY,
@@ -23,7 +22,6 @@ from k8sovs.lab.apiserver.requests import (
     check_kind,
     is_dry_run,
     is_watch,
-    number,
     parse_path,
     patcher,
     read_body,
@@ -42,9 +40,6 @@ log = get_logger(__name__)
 MAX_BODY: Final = 3 * 1024 * 1024
 """Bytes; the limit of the real one."""
 
-KEPT_PAGES: Final = 100
-"""Lists whose remaining pages are remembered; an older `continue` is answered with 410."""
-
 
 class ApiServer:
     """The request handlers; `application()` is what aiohttp serves."""
@@ -56,7 +51,7 @@ class ApiServer:
         self._registry = registry
         self._bookmark_interval_s = bookmark_interval_s
         self._clock = clock or (lambda: datetime.now(UTC))
-        self._pages: OrderedDict[str, tuple[int, list[Stored]]] = OrderedDict()
+        self._lists = Lists(registry.store)
 
     def application(self) -> web.Application:
         """Routes and error handling."""
@@ -151,35 +146,14 @@ class ApiServer:
         return web.Response(body=stored.encoded, status=code, content_type="application/json")
 
     def _list(self, request: web.Request, target: Target) -> web.Response:
-        token = request.query.get("continue", "")
-        if token:
-            revision, found = self._pages.get(token, (0, []))
-            if not revision:
-                raise errors.expired_list()
-        else:
-            revision = self._registry.store.revision
-            selects = selection(request.query, target)
-            present = self._registry.store.list(target.resource, target.namespace)
-            found = [stored for stored in present if selects(stored.body)]
-        metadata: Document = {"resourceVersion": str(revision)}
-        limit = number(request.query, "limit")
-        if limit and len(found) > limit:
-            found, rest = found[:limit], found[limit:]
-            metadata |= {"continue": self._remember(revision, rest), "remainingItemCount": len(rest)}
+        page = self._lists.page(target, request.query)
         if wants_table(request):
-            return _json(tables.render(target.resource, found, self._clock(), metadata))
+            return _json(tables.render(target.resource, page.found, self._clock(), page.metadata))
         head = encode(
-            {"kind": f"{target.resource.kind}List", "apiVersion": target.resource.group_version, "metadata": metadata}
+            {"kind": target.resource.list_kind, "apiVersion": target.resource.group_version, "metadata": page.metadata}
         )
-        body = head[:-1] + b',"items":[' + b",".join(stored.encoded for stored in found) + b"]}"
+        body = head[:-1] + b',"items":[' + b",".join(stored.encoded for stored in page.found) + b"]}"
         return web.Response(body=body, content_type="application/json")
-
-    def _remember(self, revision: int, rest: list[Stored]) -> str:
-        token = secrets.token_urlsafe(16)
-        self._pages[token] = (revision, rest)
-        while len(self._pages) > KEPT_PAGES:
-            self._pages.popitem(last=False)
-        return token
 
     async def _watch(self, request: web.Request, target: Target) -> web.StreamResponse:
         watch = Watch(
@@ -275,7 +249,7 @@ class ApiServer:
             self._registry.delete(target.resource, key, options, dry_run=is_dry_run(request))
         return _json(
             {
-                "kind": f"{target.resource.kind}List",
+                "kind": target.resource.list_kind,
                 "apiVersion": target.resource.group_version,
                 "metadata": {"resourceVersion": str(store.revision)},
                 "items": [stored.body for stored in chosen],

@@ -115,6 +115,19 @@ class Store:
         """The newest version, if the object exists."""
         return self._collections[resource].objects.get(key)
 
+    def list_at(self, resource: Resource, namespace: str, revision: int) -> list[Stored]:
+        """As `list`, at an earlier revision. ApiError 410: history does not reach back so far."""
+        collection = self._collections[resource]
+        objects = dict(collection.objects)
+        for change in reversed(collection.since(revision)):
+            metadata = change.after.body["metadata"]
+            key = Key(metadata.get("namespace", ""), metadata["name"])
+            if change.before is None:
+                del objects[key]
+            else:
+                objects[key] = change.before
+        return [objects[key] for key in sorted(objects) if not namespace or key.namespace == namespace]
+
     def list(self, resource: Resource, namespace: str = "") -> list[Stored]:
         """The objects of one namespace, or of all, ordered by key."""
         objects = self._collections[resource].objects

@@ -11,6 +11,7 @@ from k8sovs.lab.apiserver.documents import Document, entries, section, text, wor
 from k8sovs.lab.apiserver.resources import (
     DEPLOYMENTS,
     ENDPOINT_SLICES,
+    ENDPOINTS,
     EVENTS,
     NAMESPACES,
     NODES,
@@ -198,6 +199,17 @@ def _slice_endpoints(endpoint_slice: Document, _: datetime) -> str:
     return ",".join(addresses[:3]) + more
 
 
+def _endpoints(body: Document, _: datetime) -> str:
+    told = [
+        f"{text(address, 'ip')}:{port['port']}" if port else text(address, "ip")
+        for subset in entries(body, "subsets")
+        for port in entries(subset, "ports") or [{}]
+        for address in entries(subset, "addresses")
+    ]
+    more = f" + {len(told) - 3} more..." if len(told) > 3 else ""
+    return ",".join(told[:3]) + more if told else _NONE
+
+
 def _event_age(event: Document, now: datetime) -> str:
     last = text(event, "lastTimestamp") or text(event, "eventTime") or text(event, "metadata", "creationTimestamp")
     return age(last, now)
@@ -275,6 +287,7 @@ _COLUMNS: Final[Mapping[Resource, tuple[Column, ...]]] = {
         Column("Endpoints", _slice_endpoints),
         _AGE,
     ),
+    ENDPOINTS: (_NAME, Column("Endpoints", _endpoints), _AGE),
     EVENTS: (
         Column("Last Seen", _event_age),
         Column("Type", _at("type")),

@@ -10,7 +10,8 @@ from datetime import datetime
 
 from k8sovs.lab.apiserver import tables
 from k8sovs.lab.apiserver.documents import Document, encode
-from k8sovs.lab.apiserver.errors import ApiError, bad_request
+from k8sovs.lab.apiserver.errors import ApiError
+from k8sovs.lab.apiserver.requests import number
 from k8sovs.lab.apiserver.resources import Resource
 from k8sovs.lab.apiserver.selectors import Predicate
 from k8sovs.lab.apiserver.store import Change, ChangeKind, Store, Stored
@@ -32,15 +33,12 @@ class WatchOptions:
     @classmethod
     def parse(cls, query: Mapping[str, str]) -> WatchOptions:
         """ApiError 400: a number that is none."""
-        try:
-            return cls(
-                revision=int(query.get("resourceVersion") or 0),
-                bookmarks=query.get("allowWatchBookmarks") in ("true", "1"),
-                initial_events=query.get("sendInitialEvents") in ("true", "1"),
-                duration_s=float(query.get("timeoutSeconds") or DEFAULT_DURATION_S),
-            )
-        except ValueError as error:
-            raise bad_request(f"the watch has a parameter that is no number: {error}") from error
+        return cls(
+            revision=number(query, "resourceVersion"),
+            bookmarks=query.get("allowWatchBookmarks") in ("true", "1"),
+            initial_events=query.get("sendInitialEvents") in ("true", "1"),
+            duration_s=number(query, "timeoutSeconds") or DEFAULT_DURATION_S,
+        )
 
 
 @dataclass(frozen=True, slots=True)

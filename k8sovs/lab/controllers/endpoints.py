@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Final
 
-from k8sovs.kubernetes import EndpointSlice, Pod, Service
+from k8sovs.kubernetes import EndpointSlice, ObjectKey, Pod, Service
 from k8sovs.lab.apiserver.documents import Document, entries, section, text
 from k8sovs.lab.controllers.world import (
     Create,
@@ -33,24 +33,42 @@ _CONTENT: Final = ("endpoints", "ports")
 
 def plan(world: World) -> Iterator[Create | Patch | Delete]:
     """The writes after which every such Service has its slices. Those of a Service that is gone go as what it owns."""
+    pods = pods_by_namespace(world)
+    present = present_slices(world, _OURS)
+    for key, service in world.standing(Service):
+        yield from difference(key, slices(service, pods[key.namespace]), present[key])
+
+
+def pods_by_namespace(world: World) -> Mapping[str, list[Document]]:
+    """All pods, in the order of their names."""
     pods: dict[str, list[Document]] = defaultdict(list)
     for key, pod in sorted(world.of(Pod).items()):
         pods[key.namespace].append(pod)
-    present: dict[tuple[str, str], dict[str, Document]] = defaultdict(dict)
+    return pods
+
+
+def present_slices(world: World, manager: str) -> Mapping[ObjectKey, dict[str, Document]]:
+    """The slices that one controller has made, by their Service and their name."""
+    present: dict[ObjectKey, dict[str, Document]] = defaultdict(dict)
     for key, body in world.standing(EndpointSlice):
         labels = section(body, "metadata", "labels")
-        if labels.get(_MANAGED_BY) == _OURS:
-            present[key.namespace, labels.get(_SERVICE, "")][key.name] = body
-    for key, service in world.standing(Service):
-        wanted = {text(body, "metadata", "name"): body for body in slices(service, pods[key.namespace])}
-        there = present[key.namespace, key.name]
-        for name, body in wanted.items():
-            if name not in there:
-                yield Create(EndpointSlice, body)
-            elif any((there[name].get(part) or []) != body[part] for part in _CONTENT):
-                yield Patch(EndpointSlice, key._replace(name=name), {part: body[part] for part in _CONTENT})
-        for name in there.keys() - wanted.keys():
-            yield Delete(EndpointSlice, key._replace(name=name), uid_of(there[name]))
+        if labels.get(_MANAGED_BY) == manager:
+            present[key._replace(name=labels.get(_SERVICE, ""))][key.name] = body
+    return present
+
+
+def difference(
+    service: ObjectKey, slices: Iterable[Document], present: Mapping[str, Document]
+) -> Iterator[Create | Patch | Delete]:
+    """The writes that make the slices of one Service what they should be."""
+    wanted = {text(body, "metadata", "name"): body for body in slices}
+    for name, body in wanted.items():
+        if name not in present:
+            yield Create(EndpointSlice, body)
+        elif any((present[name].get(part) or []) != body[part] for part in _CONTENT):
+            yield Patch(EndpointSlice, service._replace(name=name), {part: body[part] for part in _CONTENT})
+    for name in present.keys() - wanted.keys():
+        yield Delete(EndpointSlice, service._replace(name=name), uid_of(present[name]))
 
 
 def slices(service: Document, pods: Iterable[Document]) -> list[Document]:
@@ -112,13 +130,25 @@ def _endpoint(service: Document, pod: Document) -> Document:
 
 
 def _slice(service: Document, number: int, endpoints: list[Document], ports: list[Document]) -> Document:
-    name = text(service, "metadata", "name")
+    return endpoint_slice(service, number, endpoints, ports, controlled_by("v1", "Service", service), _OURS)
+
+
+def endpoint_slice(
+    named: Document,
+    number: int,
+    endpoints: list[Document],
+    ports: list[Document],
+    owners: list[Document],
+    manager: str,
+) -> Document:
+    """Slice `number` of the Service that has the same name as `named`."""
+    name = text(named, "metadata", "name")
     return {
         "metadata": {
-            "name": f"{name}-{suffix(uid_of(service), number)}",
-            "namespace": text(service, "metadata", "namespace"),
-            "labels": {_SERVICE: name, _MANAGED_BY: _OURS},
-            "ownerReferences": controlled_by("v1", "Service", service),
+            "name": f"{name}-{suffix(uid_of(named), number)}",
+            "namespace": text(named, "metadata", "namespace"),
+            "labels": {_SERVICE: name, _MANAGED_BY: manager},
+            "ownerReferences": owners,
         },
         "addressType": "IPv4",
         "endpoints": endpoints,

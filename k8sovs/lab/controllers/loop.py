@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Final
@@ -11,6 +12,7 @@ from k8sovs.kubernetes import (
     AlreadyExists,
     ConfigMap,
     Conflict,
+    EndpointSlice,
     Event,
     Gone,
     Kubernetes,
@@ -32,7 +34,7 @@ from k8sovs.kubernetes import (
     to_document,
 )
 from k8sovs.lab.apiserver.documents import Document
-from k8sovs.lab.controllers import endpoints, namespaces, ownership, scheduling, workloads
+from k8sovs.lab.controllers import endpoints, namespaces, ownership, scheduling, subsets, workloads
 from k8sovs.lab.controllers.world import (
     WATCHED,
     Bind,
@@ -60,11 +62,17 @@ class Job:
 
 
 SCHEDULER: Final = Job("scheduler", (Namespace, Node, Pod), (scheduling.plan,))
-CONTROLLER_MANAGER: Final = Job("manager", WATCHED, (workloads.plan, endpoints.plan, ownership.plan))
+CONTROLLER_MANAGER: Final = Job(
+    "manager", WATCHED, (workloads.plan, endpoints.plan, subsets.plan, subsets.mirror, ownership.plan)
+)
 NAMESPACE_CONTROLLER: Final = Job("namespaces", WATCHED, (namespaces.plan,))
 
 _UNWATCHED: Final[tuple[type[Resource], ...]] = (ConfigMap, Event, Lease, Secret, ServiceAccount)
 """What may lie in a namespace beside the watched kinds."""
+_NEW: Final[Mapping[type[Resource], str]] = {
+    EndpointSlice: "this Kubernetes is older than 1.21: no Service has EndpointSlices of discovery.k8s.io/v1"
+}
+"""Kinds that came late, and what it means when they are not there."""
 
 log = get_logger(__name__)
 
@@ -80,14 +88,30 @@ class ControllerLoop:
 
     async def run(self) -> None:
         """Follow the API; nothing is planned before every list has been read."""
+        watched = [resource for resource in self._job.watched if await self._is_offered(resource)]
         async with asyncio.TaskGroup() as tasks:
-            for resource in self._job.watched:
+            for resource in watched:
                 tasks.create_task(self._follow(resource), name=f"controllers-{resource.__name__}")
             while True:
                 await self._changed.wait()
                 self._changed.clear()
-                if len(self._objects) == len(self._job.watched) and not await self._settle():
+                if len(self._objects) == len(watched) and not await self._settle():
                     asyncio.get_running_loop().call_later(RETRY_S, self._changed.set)
+
+    async def _is_offered(self, resource: type[Resource]) -> bool:
+        """Whether the API has this kind, which old versions of it may not."""
+        while resource in _NEW:
+            try:
+                await self._kubernetes.list(resource)
+            except NotFound:
+                log.warning("kind-not-offered", kind=resource.__name__, job=self._job.name, consequence=_NEW[resource])
+                return False
+            except KubernetesError as error:
+                log.warning("kind-unknown", kind=resource.__name__, error=str(error))
+                await asyncio.sleep(RETRY_S)
+            else:
+                break
+        return True
 
     async def _follow(self, resource: type[Resource]) -> None:
         async with aclosing(self._kubernetes.watch(resource)) as events:
@@ -106,6 +130,8 @@ class ControllerLoop:
         done = True
         for plan in self._job.plans:
             for write in list(plan(World(self._objects))):
+                if isinstance(write, Create) and write.resource not in self._objects:
+                    continue  # the API does not have this kind
                 try:
                     await self._carry_out(write)
                 except (AlreadyExists, Conflict, NotFound) as error:
@@ -123,11 +149,11 @@ class ControllerLoop:
                 await kubernetes.create(from_document(body, resource))
             case Patch(resource=resource, key=key, body=body, subresource=part):
                 await kubernetes.patch(resource, key.name, body, namespace=key.namespace, subresource=part)
-            case Delete(resource=resource, key=key, uid=uid, owners=owners):
+            case Delete(resource=resource, key=key, uid=uid, owners=owners, foreground=foreground):
                 for owner in owners:
                     if await self._exists(owner):
                         return
-                await kubernetes.delete(resource, key.name, namespace=key.namespace, uid=uid)
+                await kubernetes.delete(resource, key.name, namespace=key.namespace, uid=uid, foreground=foreground)
             case Bind(pod=pod, node=node):
                 await kubernetes.bind(pod, node)
                 if bound := self._objects[Pod].get(pod):

@@ -10,6 +10,7 @@ from typing import Final
 
 from k8sovs.kubernetes import (
     Deployment,
+    Endpoints,
     EndpointSlice,
     Namespace,
     Node,
@@ -21,7 +22,9 @@ from k8sovs.kubernetes import (
 )
 from k8sovs.lab.apiserver.documents import Document, entries, text
 
-WATCHED: Final[tuple[type[Resource], ...]] = (Namespace, Node, Pod, Service, EndpointSlice, ReplicaSet, Deployment)
+WATCHED: Final[tuple[type[Resource], ...]] = (
+    *(Namespace, Node, Pod, Service, Endpoints, EndpointSlice, ReplicaSet, Deployment),
+)
 
 _SUFFIX_ALPHABET: Final = "bcdfghjklmnpqrstvwxz2456789"
 
@@ -73,12 +76,16 @@ class Patch:
 
 @dataclass(frozen=True, slots=True)
 class Delete:
-    """The end of one object, by its uid; if there are `owners`, only after the API said that all of them are gone."""
+    """The end of one object, by its uid; if there are `owners`, only after the API said that all of them are gone.
+
+    In the `foreground` it stays until what it owns is gone.
+    """
 
     resource: type[Resource]
     key: ObjectKey
     uid: str
     owners: tuple[Owner, ...] = field(default=())
+    foreground: bool = False
 
 
 @dataclass(frozen=True, slots=True)
