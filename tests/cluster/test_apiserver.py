@@ -253,6 +253,7 @@ def test_discovery_names_what_is_there(unchanged: ApiServer) -> None:
         ("GET", "/api/v1/namespaces?watch=true&resourceVersion=x", None, {}, 400),
         ("PUT", "/api/v1/namespaces/t", {"metadata": {"name": "u"}}, {}, 400),
         ("DELETE", "/api/v1/namespaces/default", None, {}, 403),
+        ("DELETE", "/api/v1/namespaces", None, {}, 405),
     ],
 )
 def test_a_bad_request_is_refused_with_a_status(

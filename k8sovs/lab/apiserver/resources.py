@@ -27,6 +27,8 @@ class Resource:
     counts_generations: bool = False
     """metadata.generation goes up when anything but metadata and status changes"""
     answers_deletion_with_object: bool = False
+    goes_one_by_one: bool = False
+    """no verb deletes the whole collection"""
     fields: tuple[str, ...] = ()
     """what a field selector may name beside name and namespace"""
 
@@ -57,7 +59,7 @@ class Resource:
             "singularName": self.singular,
             "namespaced": self.namespaced,
             "kind": self.kind,
-            "verbs": list(_VERBS),
+            "verbs": [verb for verb in _VERBS if not (self.goes_one_by_one and verb == "deletecollection")],
         }
         if self.short_names:
             entry["shortNames"] = list(self.short_names)
@@ -89,6 +91,7 @@ NAMESPACES: Final = Resource(
     short_names=("ns",),
     subresources=("status",),
     answers_deletion_with_object=True,
+    goes_one_by_one=True,
     fields=("status.phase",),
 )
 NODES: Final = Resource(

@@ -134,7 +134,7 @@ class ApiServer:
                 return await self._scale(request, target)
             case "DELETE", True, "":
                 return await self._delete(request, target)
-            case "DELETE", False, _:
+            case "DELETE", False, _ if not target.resource.goes_one_by_one:
                 return await self._delete_collection(request, target)
             case _:
                 raise errors.method_not_allowed()
