@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup demo bench lint test test-unit test-ovs test-cluster test-kernel bench-shaping clean
+.PHONY: help setup demo bench lint test test-unit test-ovs test-cluster test-long test-kernel bench-shaping clean
 
 KERNEL_PACKAGES := qemu-system-x86 linux-image-amd64 kmod busybox-static
 
@@ -23,6 +23,9 @@ test: setup ## every tier that needs no virtual machine
 
 test-unit test-ovs test-cluster: test-%: setup ## one tier
 	@scripts/test $*
+
+test-long: setup ## the outages of the cluster tier at their full length, 60 s each
+	@scripts/test-long
 
 test-kernel: ## the tests marked "kernel" on the kernel datapath, in an emulated virtual machine
 	@scripts/setup $(KERNEL_PACKAGES)

@@ -63,6 +63,7 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         metavar="BITS",
         help=f"host bits of each node's pod subnet (default: {DEFAULT_HOST_SUBNET_LENGTH})",
     )
+    up.add_argument("--etcd-members", type=int, default=1, metavar="N", help="how many members etcd has (default: 1)")
     command("down", _down, "remove a lab and all that is left of it")
     command("status", _status, "nodes, controllers, etcd, and their processes")
     command("env", _env, "shell commands that point etcdctl and kubectl at the lab")
@@ -76,7 +77,7 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     ):
         outage = command(name, handler, text)
         outage.add_argument("kind", choices=["agent", "controller", "vswitchd", "ovsdb", "etcd"])
-        outage.add_argument("which", nargs="?", metavar="nodeK|N", help="a node's name, or a controller's number")
+        outage.add_argument("which", nargs="?", metavar="nodeK|N", help="a node's name, or a number")
     _register_pods(commands)
 
 
@@ -141,6 +142,7 @@ def _up(arguments: argparse.Namespace) -> int:
         Datapath(arguments.datapath),
         assets,
         arguments.host_subnet_length,
+        arguments.etcd_members,
     )
     up(lab, lambda text: print(f"lab: {text}", file=sys.stderr, flush=True))
     print(f"lab: '{lab.name}' is up; next: k8sovs lab pod add NAMESPACE/NAME --name {lab.name}", file=sys.stderr)
@@ -228,9 +230,7 @@ def _stop(arguments: argparse.Namespace) -> int:
 
 def _process_name(arguments: argparse.Namespace) -> str:
     kind, which = arguments.kind, arguments.which
-    if kind == "etcd":
-        if which:
-            raise LabError("etcd is one for the whole lab: say etcd alone")
+    if kind == "etcd" and not which:
         return "etcd"
     if not which:
         raise LabError(f"{kind} needs {'a number: 1 or 2' if kind == 'controller' else 'the name of a node: node1'}")

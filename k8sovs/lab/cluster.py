@@ -8,7 +8,8 @@ import json
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from k8sovs.lab import openvswitch
@@ -18,7 +19,6 @@ from k8sovs.lab.layout import (
     API_PORT,
     CONTROL_ADDRESS,
     CONTROLLERS,
-    ETCD_PORT,
     ETCD_PREFIX,
     METRICS_PORT,
     NETWORK_NAME,
@@ -32,7 +32,6 @@ from k8sovs.lab.realserver import RealServer
 from k8sovs.records import Keys
 
 _HTTP_TIMEOUT_S = 5.0
-ETCD_URL = f"http://{CONTROL_ADDRESS}:{ETCD_PORT}"
 
 
 def _daemon(lab: Lab, name: str, netns: str, *argv: str, **env: str) -> Daemon:
@@ -41,15 +40,21 @@ def _daemon(lab: Lab, name: str, netns: str, *argv: str, **env: str) -> Daemon:
     return Daemon(name, inside(netns, *argv), lab.logs / f"{name}.log", settings, lab.directory)
 
 
-def etcd(lab: Lab) -> Daemon:
+def etcd(lab: Lab) -> tuple[Daemon, ...]:
     """The store. Nothing outlives a lab, so nothing is synced to disk for long: the run directory is in memory."""
-    return _daemon(
-        lab,
-        "etcd",
-        lab.netns("control"),
-        *("etcd", "--name=lab", f"--data-dir={lab.directory / 'etcd'}", "--log-level=warn"),
-        *(f"--listen-client-urls={ETCD_URL}", f"--advertise-client-urls={ETCD_URL}"),
-        "--listen-peer-urls=http://127.0.0.1:2380",
+    names = [lab.etcd_name(member) for member in range(lab.etcd_members)]
+    peers = [f"http://127.0.0.1:{port + 1}" for port in lab.etcd_ports]
+    everybody = ",".join(f"{name}={peer}" for name, peer in zip(names, peers, strict=True))
+    return tuple(
+        _daemon(
+            lab,
+            name,
+            lab.netns("control"),
+            *("etcd", f"--name={name}", f"--data-dir={lab.directory / name}", "--log-level=warn"),
+            *(f"--listen-client-urls={url}", f"--advertise-client-urls={url}"),
+            *(f"--listen-peer-urls={peer}", f"--initial-advertise-peer-urls={peer}", f"--initial-cluster={everybody}"),
+        )
+        for name, url, peer in zip(names, lab.etcd_endpoints, peers, strict=True)
     )
 
 
@@ -102,7 +107,7 @@ def controllers(lab: Lab) -> tuple[Daemon, ...]:
             f"controller-{number}",
             lab.netns("control"),
             *(sys.executable, "-m", "k8sovs.cli", "controller"),
-            K8SOVS_ETCD_ENDPOINTS=ETCD_URL,
+            K8SOVS_ETCD_ENDPOINTS=",".join(lab.etcd_endpoints),
             K8SOVS_KUBECONFIG=str(kubeconfig(lab, "controller")),
             K8SOVS_IDENTITY=f"controller-{number}",
             K8SOVS_NETWORK=lab.network_config(),
@@ -120,8 +125,7 @@ def agent(lab: Lab, node: NodeLayout, datapath: Datapath) -> Daemon:
         node.netns,
         *(sys.executable, "-m", "k8sovs.cli", "agent"),
         K8SOVS_NODE_NAME=node.name,
-        K8SOVS_NODE_ADDRESS=str(node.address),
-        K8SOVS_ETCD_ENDPOINTS=ETCD_URL,
+        K8SOVS_ETCD_ENDPOINTS=",".join(lab.etcd_endpoints),
         K8SOVS_KUBECONFIG=str(kubeconfig(lab, "agent")),
         K8SOVS_OVS_RUNDIR=str(node.ovs_rundir),
         K8SOVS_CNI_SOCKET=str(node.cni_socket),
@@ -162,8 +166,15 @@ async def etcd_problem(url: str) -> str | None:
         return f"etcd at {url} does not answer: {error}"
 
 
-async def leader(url: str) -> str | None:
-    """The identity of the leading controller, as etcd has it; None while there is none."""
+async def leader(urls: Iterable[str]) -> str | None:
+    """The identity of the leading controller, as the first member of etcd that answers has it; None: there is none."""
+    for url in urls:
+        with suppress(OSError):
+            return await asyncio.to_thread(_leader, url)
+    return None
+
+
+def _leader(url: str) -> str | None:
     first = Keys(ETCD_PREFIX, NETWORK_NAME).leader.encode()
     last = first[:-1] + bytes([first[-1] + 1])
     query = {
@@ -173,9 +184,6 @@ async def leader(url: str) -> str | None:
         "limit": 1,
     }
     request = urllib.request.Request(f"{url}/v3/kv/range", json.dumps(query).encode(), method="POST")
-    try:
-        with await asyncio.to_thread(urllib.request.urlopen, request, timeout=_HTTP_TIMEOUT_S) as answer:
-            found = json.load(answer).get("kvs", [])
-    except OSError:
-        return None
+    with urllib.request.urlopen(request, timeout=_HTTP_TIMEOUT_S) as answer:
+        found = json.load(answer).get("kvs", [])
     return base64.b64decode(found[0]["value"]).decode() if found else None

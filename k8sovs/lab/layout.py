@@ -25,6 +25,7 @@ ASSETS_VARIABLE = "KUBEBUILDER_ASSETS"
 
 DEFAULT_NAME = "lab"
 MAX_NODES = 50
+MAX_ETCD_MEMBERS = 5
 CONTROLLERS = 2
 
 UNDERLAY = IPv4Network("192.0.2.0/24")
@@ -41,6 +42,8 @@ ETCD_PREFIX = "/k8s.ovs.com/ovs/network"
 NETWORK_NAME = "k8ssdn"
 
 ETCD_PORT = 2379
+ETCD_PORT_STEP = 10
+"""Members of one etcd share an address: their ports are this far apart, and one above each is for its peers."""
 API_PORT = 6443
 API_ETCD_PORT = 2479
 METRICS_PORT = 9441
@@ -119,12 +122,15 @@ class Lab:
     """where `kube-apiserver` is; without, the embedded API server runs"""
     host_subnet_length: int = DEFAULT_HOST_SUBNET_LENGTH
     """Host bits of each node's pod subnet."""
+    etcd_members: int = 1
 
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name):
             raise LabError(f"lab name {self.name!r}: at most 20 of a-z, 0-9 and '-', with no '-' at either end")
         if not 1 <= self.nodes <= MAX_NODES:
             raise LabError(f"{self.nodes} nodes: a lab has 1 to {MAX_NODES}")
+        if not 1 <= self.etcd_members <= MAX_ETCD_MEMBERS:
+            raise LabError(f"{self.etcd_members} members of etcd: a lab has 1 to {MAX_ETCD_MEMBERS}")
         if self.kubernetes_assets and not (self.kubernetes_assets / "kube-apiserver").is_file():
             raise LabError(f"{ASSETS_VARIABLE}={self.kubernetes_assets}: there is no kube-apiserver in it")
         shortest, longest = 2, 32 - CLUSTER_NETWORK.prefixlen
@@ -168,6 +174,20 @@ class Lab:
     def all_nodes(self) -> tuple[NodeLayout, ...]:
         """Every node, in order."""
         return tuple(self.node(number) for number in range(1, self.nodes + 1))
+
+    @property
+    def etcd_ports(self) -> tuple[int, ...]:
+        """Where each member of etcd serves, at the control plane's address."""
+        return tuple(ETCD_PORT + ETCD_PORT_STEP * member for member in range(self.etcd_members))
+
+    @property
+    def etcd_endpoints(self) -> tuple[str, ...]:
+        """The members of etcd, as they are reached on the underlay."""
+        return tuple(f"http://{CONTROL_ADDRESS}:{port}" for port in self.etcd_ports)
+
+    def etcd_name(self, member: int) -> str:
+        """What the process of a member is called; `member` counts from 0."""
+        return "etcd" if self.etcd_members == 1 else f"etcd-{member + 1}"
 
     def network_config(self) -> str:
         """The network's record in etcd, as the controller is told it."""
@@ -216,4 +236,5 @@ def load(directory: Path) -> Lab:
         Datapath(fields["datapath"]),
         Path(assets) if assets else None,
         fields["host_subnet_length"],
+        fields["etcd_members"],
     )

@@ -14,6 +14,7 @@ import os
 import sys
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,6 @@ from k8sovs.lab.kubelet import Kubelet
 from k8sovs.lab.layout import (
     API_PORT,
     CONTROL_ADDRESS,
-    ETCD_PORT,
     NETNS_ROOT,
     Datapath,
     Lab,
@@ -90,7 +90,7 @@ class Supervisor:
         self._daemons: dict[str, Daemon] = {}
         self._kubelets: dict[str, Kubelet] = {}
         self._datapath = Datapath.NETDEV
-        self._etcd_url = ""
+        self._etcd_urls: tuple[str, ...] = ()
 
     async def run(self) -> None:
         """Build the lab, then serve it for ever."""
@@ -129,9 +129,10 @@ class Supervisor:
             self._report.progress(f"{prefix} is in use on this machine and stays without a blackhole route")
         self._report.progress("fabric, control plane and outside are wired")
         control_netns = NETNS_ROOT / lab.netns("control")
-        etcd = await stack.enter_async_context(Forward(control_netns, CONTROL_ADDRESS, ETCD_PORT))
+        ways = [Forward(control_netns, CONTROL_ADDRESS, port) for port in lab.etcd_ports]
+        etcd = [await stack.enter_async_context(way) for way in ways]
         api = await stack.enter_async_context(Forward(control_netns, CONTROL_ADDRESS, API_PORT))
-        self._etcd_url = f"http://127.0.0.1:{etcd.port}"
+        self._etcd_urls = tuple(f"http://127.0.0.1:{way.port}" for way in etcd)
         await self._write_kubeconfigs(api.port)
         kubernetes = await stack.enter_async_context(Kubernetes(str(cluster.kubeconfig(lab))))
         nodes = [self._build_node(number) for number in range(1, lab.nodes + 1)]
@@ -152,8 +153,10 @@ class Supervisor:
         await daemon.start()
 
     async def _start_store(self) -> None:
-        await self._launch(cluster.etcd(self._lab))
-        await wait_until(lambda: cluster.etcd_problem(self._etcd_url), timeout_s=START_TIMEOUT_S)
+        for daemon in cluster.etcd(self._lab):
+            await self._launch(daemon)
+        for url in self._etcd_urls:
+            await wait_until(partial(cluster.etcd_problem, url), timeout_s=START_TIMEOUT_S)
         self._report.progress("etcd answers")
 
     async def _write_kubeconfigs(self, port: int) -> None:
@@ -222,7 +225,7 @@ class Supervisor:
         await all_of(*(self._wait_agent(node) for node in self._lab.all_nodes()))
 
     async def _leader_problem(self) -> str | None:
-        if await cluster.leader(self._etcd_url) is None:
+        if await cluster.leader(self._etcd_urls) is None:
             return f"no controller leads{self._said('controller-1')}"
         return None
 
@@ -257,7 +260,7 @@ class Supervisor:
         return self._daemons[name]
 
     async def _status(self, request: Mapping[str, Any]) -> object:
-        leader = await cluster.leader(self._etcd_url)
+        leader = await cluster.leader(self._etcd_urls)
         return {
             "name": self._lab.name,
             "mode": self._lab.mode.value,
@@ -270,7 +273,10 @@ class Supervisor:
                 for name, daemon in self._daemons.items()
                 if name.startswith("controller-")
             ],
-            "etcd": {"endpoints": [self._etcd_url], "pids": [pid for pid in [self._pid("etcd")] if pid is not None]},
+            "etcd": {
+                "endpoints": list(self._etcd_urls),
+                "pids": [pid for pid in map(self._pid, self._etcd_names()) if pid is not None],
+            },
             "apiserver": {"kubeconfig": str(cluster.kubeconfig(self._lab)), "pid": self._pid("apiserver")},
         }
 
@@ -289,6 +295,9 @@ class Supervisor:
             "cni_bin": str(node.cni_bin_dir / EXECUTABLE),
             "cni_conf": str(conf) if conf else None,
         }
+
+    def _etcd_names(self) -> list[str]:
+        return [self._lab.etcd_name(member) for member in range(self._lab.etcd_members)]
 
     def _pid(self, daemon: str) -> int | None:
         return self._daemons[daemon].pid if daemon in self._daemons else None

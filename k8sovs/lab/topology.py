@@ -19,7 +19,6 @@ from pathlib import Path
 from k8sovs.lab.layout import (
     CLUSTER_NETWORK,
     CONTROL_ADDRESS,
-    ETCD_PORT,
     FABRIC_ADDRESS,
     OUTSIDE,
     OUTSIDE_ADDRESS,
@@ -86,7 +85,7 @@ def shield_etcd(lab: Lab, number: int) -> None:
         table ip {SHIELD_TABLE} {{
             chain forward {{
                 type filter hook forward priority filter; policy accept;
-                ip daddr {CONTROL_ADDRESS} tcp dport {ETCD_PORT} drop
+                ip daddr {CONTROL_ADDRESS} tcp dport {{ {", ".join(map(str, lab.etcd_ports))} }} drop
             }}
         }}
     """

@@ -7,14 +7,13 @@ import re
 import signal
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
 
 import pytest
 
 from agent.links import host_link_name
+from tests.support.events import frozen, wait_ready
 from tests.support.lab import LabUnderTest, eventually
 from tests.support.runtime import Answer, Node, Pod
-from tests.support.stream import Stream
 
 LAB_OPTIONS = ("--nodes", "2")
 
@@ -51,24 +50,10 @@ def far(nodes: tuple[Node, Node]) -> Iterator[tuple[Pod, Answer]]:
         yield attached
 
 
-@contextmanager
-def frozen(pid: int) -> Iterator[None]:
-    """A process that neither answers nor goes away while the block runs."""
-    os.kill(pid, signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        os.kill(pid, signal.SIGCONT)
-
-
 def restart_agent(lab: LabUnderTest, node: Node) -> None:
     lab("stop", "agent", node.name)
     lab("start", "agent", node.name)
     wait_ready(node)
-
-
-def wait_ready(node: Node) -> None:
-    eventually(lambda: node.status() == 0, f"the agent of {node.name} is ready")
 
 
 def start_add(node: Node, pod: Pod) -> subprocess.Popen[bytes]:
@@ -76,38 +61,6 @@ def start_add(node: Node, pod: Pod) -> subprocess.Popen[bytes]:
     adding = node.start("ADD", pod)
     eventually(lambda: host_link_name(pod.container_id, "eth0") in node.ports(), "the port is in the database")
     return adding
-
-
-def counters(node: Node) -> dict[str, tuple[float, int]]:
-    """Each flow: how old it is in seconds, how many packets it has seen."""
-    lines = node.execute("ovs-ofctl", "-OOpenFlow15", "--no-names", "dump-flows", "br0").splitlines()
-    found = (
-        re.fullmatch(r" (cookie=\S+) duration=([\d.]+)s, (table=\S+) n_packets=(\d+), n_bytes=\d+, (.*)", line)
-        for line in lines
-    )
-    return {
-        f"{one[1]} {one[3]} {re.sub(r'(idle|hard)_age=[0-9]+, ', '', one[5])}": (float(one[2]), int(one[4]))
-        for one in found
-        if one
-    }
-
-
-def test_a_killed_agent_costs_no_packet_and_no_counter(
-    node: Node, near: tuple[Pod, Answer], far: tuple[Pod, Answer]
-) -> None:
-    (sender, _), (receiver, answer) = near, far
-    assert sender.reaches(answer.address)
-    before = counters(node)
-    assert before
-    with Stream(sender.sandbox, receiver.sandbox, answer.address) as stream:
-        os.kill(node.agent_pid, signal.SIGKILL)
-        eventually(lambda: node.status() != 0, "nobody answers the runtime")
-        wait_ready(node)
-    assert stream.sent > 100
-    assert stream.lost == 0
-    after = counters(node)
-    assert after.keys() == before.keys()
-    assert [flow for flow, (age, packets) in before.items() if after[flow] <= (age, packets)] == []
 
 
 def test_pods_come_and_go_as_before_after_the_agent_was_killed(node: Node, far: tuple[Pod, Answer]) -> None:

@@ -197,7 +197,7 @@ def test_the_other_controller_leads_when_the_leader_is_stopped(lab: LabUnderTest
         (("stop", "agent", "node9"), "agent node9"),
         (("stop", "agent"), "agent needs the name of a node"),
         (("stop", "controller"), "controller needs a number"),
-        (("start", "etcd", "node1"), "etcd is one for the whole lab"),
+        (("start", "etcd", "2"), "no 'etcd 2'"),
     ],
     ids=lambda value: value if isinstance(value, str) else " ".join(value),
 )
