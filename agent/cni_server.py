@@ -5,6 +5,9 @@ Calls for one attachment run one after the other, in the order in which they arr
 that was spooled while no agent ran takes its place before any call that comes in by the socket. A call goes on to
 its end when the caller hangs up: the runtime sends a DEL after an ADD whose answer it did not see.
 
+Callers are root's, but may be broken: each has a few seconds to say its call and to take the answer, and so many are
+served at once; the rest wait in the queue of the socket. So neither descriptors nor memory run out.
+
 The socket file stays when the agent stops, and is replaced by a rename when the next one starts, so two agents that
 overlap in an upgrade do not take the socket from each other; a caller finds somebody, or nobody, never half a server.
 """
@@ -38,6 +41,8 @@ CALL_DEADLINE_S = 100.0
 """Below the executable's own 110 s, so that the runtime gets the agent's answer."""
 SPOOL_RETRY_S = 5.0
 ACCEPT_RETRY_S = 0.1
+CONNECTION_LIMIT = 512
+"""Calls at once: more than a node has pods, and half the descriptors that a process has where nobody allowed more."""
 _NO_ROOM = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 _PEER_CREDENTIALS = struct.Struct("3i")  # struct ucred: pid, uid, gid
 
@@ -72,6 +77,7 @@ class CniServer:
         read_deadline_s: float = READ_DEADLINE_S,
         call_deadline_s: float = CALL_DEADLINE_S,
         spool_retry_s: float = SPOOL_RETRY_S,
+        connection_limit: int = CONNECTION_LIMIT,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
         self._path = socket_path
@@ -80,6 +86,7 @@ class CniServer:
         self._call_deadline_s = call_deadline_s
         self._spool_retry_s = spool_retry_s
         self._now = now
+        self._room = asyncio.Semaphore(connection_limit)
         self._serving = asyncio.Event()
         self._turns: WeakValueDictionary[AttachmentKey, asyncio.Lock] = WeakValueDictionary()
 
@@ -98,6 +105,7 @@ class CniServer:
                 # Tasks start in the order of their making: these queue for their attachments before any later call.
                 self._serving.set()
                 while True:
+                    await self._room.acquire()
                     group.create_task(self._serve(await _accept(listener)))
 
     async def _carry_out(self, call: SpooledCall) -> None:
@@ -110,6 +118,12 @@ class CniServer:
             await asyncio.sleep(self._spool_retry_s)
 
     async def _serve(self, connection: socket.socket) -> None:
+        try:
+            await self._converse(connection)
+        finally:
+            self._room.release()
+
+    async def _converse(self, connection: socket.socket) -> None:
         with connection:
             try:
                 call = await self._read_call(connection)

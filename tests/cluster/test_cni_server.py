@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager, closing, suppress
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from pathlib import Path
 
@@ -107,6 +107,10 @@ def error_code(output: bytes) -> int:
     code = json.loads(output)["code"]
     assert isinstance(code, int)
     return code
+
+
+def descriptors() -> int:
+    return len(os.listdir("/proc/self/fd"))
 
 
 @pytest.fixture
@@ -208,6 +212,66 @@ async def test_a_slow_client_stalls_nobody_and_is_given_up(path: Path) -> None:
             status, _, output = (await reader.read()).partition(b"\n")
         assert (status, error_code(output)) == (b"1", 5)
         writer.close()
+
+
+async def test_a_client_that_never_ends_its_call_stalls_nobody_and_is_given_up(path: Path) -> None:
+    async with serving(CniServer(path, Recorder(), read_deadline_s=0.5)):
+        _, writer = await asyncio.open_unix_connection(path)
+
+        async def pour() -> None:
+            with suppress(ConnectionError):
+                while True:
+                    writer.write(b"x" * (1 << 20))
+                    await writer.drain()
+
+        pouring = asyncio.create_task(pour())
+        assert (await talk(path, encode_call(environment("ADD"), conf(path))))[0] == 0
+        async with asyncio.timeout(DEADLINE_S):
+            await pouring
+        writer.close()
+
+
+async def test_a_client_that_sends_a_byte_now_and_then_has_no_more_time_than_others(path: Path) -> None:
+    async with serving(CniServer(path, Recorder(), read_deadline_s=0.3)), asyncio.timeout(DEADLINE_S):
+        reader, writer = await asyncio.open_unix_connection(path)
+        answer = asyncio.create_task(reader.read())
+        while not answer.done():
+            writer.write(b"x")
+            await asyncio.wait([answer], timeout=0.05)
+        assert error_code(answer.result().partition(b"\n")[2]) == 5
+        writer.close()
+
+
+async def test_a_client_that_takes_no_answer_is_given_up_and_makes_room(path: Path) -> None:
+    class Talkative(Recorder):
+        async def status(self) -> None:
+            raise CniError(ErrorCode.NOT_AVAILABLE, "x" * 4_000_000)  # more than a socket holds for its reader
+
+    with closing(socket.socket(socket.AF_UNIX)) as silent:
+        async with serving(CniServer(path, Talkative(), read_deadline_s=0.3, connection_limit=1)):
+            silent.connect(str(path))
+            silent.sendall(encode_call(environment("STATUS"), conf(path)))
+            silent.shutdown(socket.SHUT_WR)
+            assert (await talk(path, encode_call(environment("ADD"), conf(path))))[0] == 0
+
+
+async def test_more_clients_than_are_served_at_once_wait_and_use_no_descriptor(path: Path) -> None:
+    idle = [socket.socket(socket.AF_UNIX) for _ in range(40)]
+    with ExitStack() as stack:
+        for client in idle:
+            stack.enter_context(closing(client))
+        async with serving(CniServer(path, Recorder(), read_deadline_s=0.3, connection_limit=8)):
+            before = descriptors()
+            for client in idle:
+                client.connect(str(path))
+            # The call is behind forty that never come, eight at a time.
+            call = asyncio.create_task(talk(path, encode_call(environment("ADD"), conf(path))))
+            used = set()
+            while not call.done():
+                used.add(descriptors() - before)
+                await asyncio.wait([call], timeout=0.01)
+            assert call.result()[0] == 0
+            assert max(used) <= 9
 
 
 async def test_a_call_that_takes_too_long_is_stopped_and_its_attachment_is_free_again(path: Path) -> None:
@@ -365,9 +429,6 @@ async def test_a_file_that_is_still_being_spooled_is_left_alone(path: Path) -> N
 async def test_a_server_that_was_stopped_leaves_no_task_and_no_descriptor(path: Path) -> None:
     async def hang(_: Request) -> None:
         await asyncio.Event().wait()
-
-    def descriptors() -> int:
-        return len(os.listdir("/proc/self/fd"))
 
     async with serving(CniServer(path, Recorder())):
         pass
