@@ -44,12 +44,15 @@ class ClusterView:
     """Whether etcd has been heard since the process started; False: from the snapshot file alone."""
 
     def subnet_of(self, host: str, address: IPv4Address | None = None) -> SubnetRecord | None:
-        """The record of node `host`, at `address` if that is known, once it has a subnet; of several the oldest."""
+        """The record of node `host`, at `address` if that is known, once it has a subnet; of several the oldest.
+
+        An empty `host` is whoever is at `address`.
+        """
         return next(
             (
                 record
                 for record in self.subnets.values()
-                if record.host == host and record.subnet and address in (None, record.host_ip)
+                if host in ("", record.host) and record.subnet and address in (None, record.host_ip)
             ),
             None,
         )

@@ -50,6 +50,8 @@ class HostSpec:
     underlay: Underlay
     mtu: int
     accept_unsolicited: bool
+    is_edge: bool = False
+    """Whether it is a load balancer outside Kubernetes: no pods, no Services, clients that are not in the overlay."""
 
     @property
     def bridge(self) -> BridgeSpec:
@@ -70,7 +72,7 @@ class HostSpec:
             ifname=GATEWAY,
             address=self.identity.gateway,
             mtu=self.mtu,
-            networks=(self.config.network, self.config.service_network),
+            networks=(self.config.network,) if self.is_edge else (self.config.network, self.config.service_network),
             next_hop=HOST_NEXT_HOP,
         )
 
@@ -82,6 +84,7 @@ class HostSpec:
             vxlan_port=self.identity.vxlan_port,
             refuse_unsolicited=not self.accept_unsolicited,
             copied_devices=underlay_devices if self.datapath is Datapath.NETDEV else None,
+            masquerade_as=self.identity.gateway if self.is_edge else None,
         )
 
 

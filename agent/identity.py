@@ -7,7 +7,7 @@ from typing import NoReturn
 
 from agent.cluster import ClusterSource, ClusterView
 from agent.snapshot import Identity
-from k8sovs.config import AgentSettings
+from k8sovs.config import EdgeSettings, HostSettings
 from k8sovs.logs import get_logger
 
 log = get_logger(__name__)
@@ -24,7 +24,7 @@ class NodeMoved(Exception):
     """The cluster now knows this node by another address or subnet: the agent has to start anew."""
 
 
-async def wait_identity(cluster: ClusterSource, settings: AgentSettings) -> tuple[ClusterView, Identity]:
+async def wait_identity(cluster: ClusterSource, settings: HostSettings) -> tuple[ClusterView, Identity]:
     """Wait until the cluster has a subnet for this node."""
     try:
         async with asyncio.timeout(ETCD_PATIENCE_S):
@@ -42,17 +42,15 @@ async def wait_identity(cluster: ClusterSource, settings: AgentSettings) -> tupl
             if not told:
                 told = True
                 where = {} if settings.node_address is None else {"address": str(settings.node_address)}
+                asking = "k8sovs edge add" if isinstance(settings, EdgeSettings) else "the Node object"
                 log.info(
-                    "waiting-for-subnet",
-                    node=settings.node_name,
-                    **where,
-                    given_by="the controller, to the Node object",
+                    "waiting-for-subnet", node=settings.node_name, **where, given_by=f"the controller, after {asking}"
                 )
         await cluster.changed.wait_beyond(seen)
 
 
 async def watch_identity(
-    cluster: ClusterSource, settings: AgentSettings, identity: Identity, *, patience_s: float = MOVE_PATIENCE_S
+    cluster: ClusterSource, settings: HostSettings, identity: Identity, *, patience_s: float = MOVE_PATIENCE_S
 ) -> NoReturn:
     """Wait until the node is another than `identity`, and stays so for `patience_s`; then raises NodeMoved.
 
@@ -64,13 +62,13 @@ async def watch_identity(
             await asyncio.sleep(patience_s)
             if _moved(cluster.view, settings, identity) == moved:
                 raise NodeMoved(
-                    f"{settings.node_name} was {identity.address} with {identity.subnet}, "
+                    f"{settings.node_name or 'this host'} was {identity.address} with {identity.subnet}, "
                     f"and is {moved.address} with {moved.subnet}"
                 )
         await cluster.changed.wait_beyond(seen)
 
 
-def _moved(view: ClusterView | None, settings: AgentSettings, identity: Identity) -> Identity | None:
+def _moved(view: ClusterView | None, settings: HostSettings, identity: Identity) -> Identity | None:
     """Who the node is by now, if that is somebody else who can be.
 
     A subnet that is none of the network's, or another host's as well, is a mistake, and not worth the node's pods.
@@ -82,7 +80,7 @@ def _moved(view: ClusterView | None, settings: AgentSettings, identity: Identity
     return now if len(claims) == 1 and view.config.has_subnet(now.subnet) else None
 
 
-def _identity(view: ClusterView, settings: AgentSettings) -> Identity | None:
+def _identity(view: ClusterView, settings: HostSettings) -> Identity | None:
     record = view.subnet_of(settings.node_name, settings.node_address)
     if record is None or record.subnet is None:
         return None

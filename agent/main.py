@@ -10,9 +10,7 @@
 from __future__ import annotations
 
 import asyncio
-import signal
 from collections.abc import Iterable
-from ipaddress import IPv4Address
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry
@@ -23,27 +21,26 @@ from agent.bandwidth import Bandwidth
 from agent.cluster import ClusterSource, ClusterView
 from agent.cni_server import CniServer
 from agent.flow_reconciler import Demand, FlowReconciler
-from agent.host import Host, HostSpec, choose_datapath
-from agent.identity import NodeMoved, wait_identity, watch_identity
+from agent.host import Host
+from agent.identity import watch_identity
 from agent.ipam import AddressRefused, Leases
-from agent.links import Links, UnderlayError
+from agent.links import Links
 from agent.neighbours import Neighbours
 from agent.nftables import Nftables
 from agent.ovsdb import Ovsdb
 from agent.podlink import HOST_LINK_PREFIX
 from agent.ports import PodPorts
-from agent.preflight import clashes
 from agent.reaper import Reaper
 from agent.restore_wait import keep_armed
 from agent.shaping import Shaper, desired_shapes
 from agent.snapshot import Identity, Snapshots
 from agent.snapshot_file import SnapshotFile
+from agent.start import host_spec, run_until_stopped
 from agent.switch import Switch
-from agent.underlay import Underlay
 from cni.conf import install_conf, install_executable, render_conflist
 from flows.flow import Source
 from k8sovs import metrics
-from k8sovs.config import AgentSettings, ConfigError, Datapath
+from k8sovs.config import AgentSettings, Datapath
 from k8sovs.etcd import Etcd
 from k8sovs.logs import get_logger
 
@@ -56,20 +53,7 @@ EXECUTABLE = Path(__file__).resolve().parent.parent / "cni" / "shim" / "k8s-ovs"
 
 async def run(settings: AgentSettings) -> None:
     """Run the agent until SIGTERM. Raises ConfigError for settings that clash."""
-    stopping = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stopping.set)
-    serving = asyncio.create_task(_serve(settings))
-    stopped = asyncio.create_task(stopping.wait())
-    try:
-        await asyncio.wait({serving, stopped}, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        # Everything stays as it is: pods keep their network while no agent runs.
-        stopped.cancel()
-        serving.cancel()
-        await asyncio.wait({serving})
-    if not serving.cancelled():
-        _raise_cause(serving.exception())
+    await run_until_stopped(_serve(settings))
 
 
 async def _serve(settings: AgentSettings) -> None:
@@ -84,7 +68,7 @@ async def _serve(settings: AgentSettings) -> None:
         ovsdb = Ovsdb(str(settings.ovs_rundir / "db.sock"), settings.bridge)
         tasks.create_task(ovsdb.run())
 
-        spec = await _host_spec(cluster, ovsdb, links, settings)
+        spec = await host_spec(cluster, ovsdb, links, settings)
         identity = spec.identity
         tasks.create_task(watch_identity(cluster, settings, identity))
         host = Host(spec, links, ovsdb, nftables)
@@ -162,30 +146,6 @@ def _install(settings: AgentSettings) -> bool:
     return install_conf(settings.cni_conf_dir, render_conflist(settings.cni_socket)) or executable
 
 
-async def _host_spec(cluster: ClusterSource, ovsdb: Ovsdb, links: Links, settings: AgentSettings) -> HostSpec:
-    """What this node should be, once it is known who it is. Raises ConfigError for settings that clash."""
-    if settings.node_address is not None:
-        await _underlay(links, settings.node_address)  # a mistake here would be waited for in vain below
-    view, identity = await wait_identity(cluster, settings)
-    underlay = await _underlay(links, identity.address)
-    mtu = settings.mtu or underlay.pod_mtu
-    problems = list(clashes(view.config, identity, settings.etcd_endpoints, mtu, underlay.pod_mtu))
-    if problems:
-        raise ConfigError("; ".join(problems))
-    await ovsdb.wait_connected()
-    assert ovsdb.view is not None, "connected means that the database has been read"
-    datapath = choose_datapath(settings.datapath, ovsdb.view)
-    log.info("node", address=str(identity.address), subnet=str(identity.subnet), datapath=datapath.value, mtu=mtu)
-    return HostSpec(view.config, identity, datapath, underlay, mtu, settings.accept_unsolicited)
-
-
-async def _underlay(links: Links, address: IPv4Address) -> Underlay:
-    try:
-        return await links.underlay(address)
-    except UnderlayError as error:
-        raise ConfigError(f"node-address: {error}") from error
-
-
 async def _clear_dead(ovsdb: Ovsdb, links: Links, reaper: Reaper) -> None:
     """Remove ports whose device is gone (a reboot, a namespace deleted while nobody looked), and links without port."""
     assert ovsdb.view is not None, "the bridge has just been made"
@@ -222,13 +182,3 @@ def _demand(cluster: ClusterSource, attachments: Attachments, snapshots: Snapsho
         snapshot=snapshots.take(view, attachments.forwarding()),
         synced=frozenset((*sources, Source.PEERS) if view.live else sources),
     )
-
-
-def _raise_cause(error: BaseException | None) -> None:
-    """Raise what ended the agent, without the groups that it came wrapped in."""
-    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
-        error = error.exceptions[0]
-    if isinstance(error, NodeMoved):
-        log.warning("ending", reason=str(error), action="to be started again, as the node that it is now")
-    elif error is not None:
-        raise error

@@ -15,7 +15,7 @@ import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from ipaddress import IPv4Network
+from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -45,7 +45,8 @@ class FilterSpec:
 
     `copied_devices` are the underlay devices whose frames the kernel receives beside the userspace datapath; None on
     the kernel datapath, where there are no such copies. `refuse_unsolicited`: no new connections into the overlay
-    from machines that merely route through this node.
+    from machines that merely route through this node. `masquerade_as`: what enters the overlay from any address but
+    this one comes from this one; None where a pod may see who it really was.
     """
 
     cluster_network: IPv4Network
@@ -53,6 +54,7 @@ class FilterSpec:
     vxlan_port: int
     refuse_unsolicited: bool
     copied_devices: tuple[str, ...] | None
+    masquerade_as: IPv4Address | None = None
 
 
 def ruleset(spec: FilterSpec) -> str:
@@ -61,10 +63,12 @@ def ruleset(spec: FilterSpec) -> str:
     # The switch keeps pods from speaking VXLAN to a node, but kube-proxy changes addresses after the switch has looked.
     tunnelled = f"udp dport {spec.vxlan_port}"
     unsolicited = "counter drop" if spec.refuse_unsolicited else "accept"
+    # Else a pod would answer a client of the load balancer by its own node's way out.
+    inwards = f"\n        oifname {gateway} ip saddr != {spec.masquerade_as} masquerade" if spec.masquerade_as else ""
     inet = f"""
     chain postrouting {{
         type nat hook postrouting priority srcnat; policy accept;
-        ip saddr {cluster} ip daddr != {cluster} oifname != {gateway} masquerade
+        ip saddr {cluster} ip daddr != {cluster} oifname != {gateway} masquerade{inwards}
     }}
     chain forward {{
         type filter hook forward priority filter; policy accept;

@@ -39,6 +39,13 @@ def node_sysctls(gateway_device: str) -> tuple[Sysctl, ...]:
     )
 
 
+LOAD_BALANCER = (
+    # Without it LVS keeps its packets from connection tracking, and so from the masquerading that brings answers back.
+    Sysctl("net/ipv4/vs/conntrack", "1", optional=True),
+)
+"""What an edge host needs beside that; there is no such setting until ip_vs is loaded."""
+
+
 def apply(settings: tuple[Sysctl, ...], root: Path = PROC_SYS) -> tuple[str, ...]:
     """Write what differs; the names of what was written. Blocking. Raises SysctlError."""
     changed = []

@@ -123,24 +123,42 @@ class StoreSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class AgentSettings(StoreSettings):
-    """The node daemon."""
+class HostSettings(StoreSettings):
+    """What every host of the pod network has, a node or a load balancer beside them."""
 
-    node_name: Name = _setting("this node's name in Kubernetes")
+    node_name: str
     node_address: IPv4Address | None = _setting("underlay address; default: that of this node's subnet record", None)
-    kubeconfig: Path | None = _setting("kubeconfig file; default: the pod's service account", None)
     ovs_rundir: Path = _setting("run directory of Open vSwitch", Path("/var/run/openvswitch"))
     datapath: Datapath = _setting("auto, system (kernel module) or netdev (userspace)", Datapath.AUTO)
     bridge: str = _setting("name of the bridge", "br0")
     vxlan_port: Port = _setting("UDP port of VXLAN", 4789)
     mtu: int = _setting("MTU of pods; 0: that of the underlay less 50 bytes", 0)
+    state_dir: Path = _setting("where the last good snapshot is kept", Path("/var/lib/k8sovs"))
+    accept_unsolicited: bool = _setting("let the underlay open connections into the overlay", False)
+    metrics_address: Listen = _setting("host:port of /metrics; empty: none", "")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AgentSettings(HostSettings):
+    """The node daemon."""
+
+    node_name: Name = _setting("this node's name in Kubernetes")
+    kubeconfig: Path | None = _setting("kubeconfig file; default: the pod's service account", None)
     cni_socket: Path = _setting("Unix socket for the CNI executable", Path("/run/k8sovs/cni.sock"))
     cni_conf_dir: Path = _setting("where the network configuration is written, last", Path("/etc/cni/net.d"))
     cni_bin_dir: Path = _setting("where the CNI executable is installed", Path("/opt/cni/bin"))
-    state_dir: Path = _setting("where the last good snapshot is kept", Path("/var/lib/k8sovs"))
-    accept_unsolicited: bool = _setting("let the underlay open connections into the overlay", False)
     tenancy_deadline_s: Seconds = _setting("seconds an ADD waits for its namespace to get a VNI", 20.0)
-    metrics_address: Listen = _setting("host:port of /metrics; empty: none", "")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EdgeSettings(HostSettings):
+    """The daemon of a host outside Kubernetes: it knows itself by its address, or by its name, or by both."""
+
+    node_name: str = _setting("this host's name in its subnet record; default: any, node-address says which record", "")
+
+    def __post_init__(self) -> None:
+        if not self.node_name and self.node_address is None:
+            raise ConfigError("node-address is not set: give --node-address, as it was told to 'k8sovs edge add'")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -222,8 +240,8 @@ def _read_file(path: Path) -> dict[str, str]:
         table = tomllib.loads(path.read_text())
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ConfigError(f"configuration file {path} cannot be read: {error}") from error
-    # One file may serve both daemons.
-    kinds = (StoreSettings, AgentSettings, ControllerSettings)
+    # One file may serve every daemon.
+    kinds = (StoreSettings, AgentSettings, EdgeSettings, ControllerSettings)
     unknown = table.keys() - {_flag(field.name) for kind in kinds for field in dataclasses.fields(kind)}
     if unknown:
         raise ConfigError(f"configuration file {path}: there is no setting {', '.join(sorted(unknown))}")

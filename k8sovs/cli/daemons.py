@@ -1,4 +1,4 @@
-"""`k8sovs agent` and `k8sovs controller`: the processes of the cluster."""
+"""`k8sovs agent`, with `--edge` for hosts outside Kubernetes, and `k8sovs controller`: the processes of the cluster."""
 
 from __future__ import annotations
 
@@ -11,6 +11,9 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from k8sovs.config import SettingsT
+
+
+_EDGE = "--edge"
 
 
 def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -29,10 +32,17 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 
 def _run_agent(arguments: argparse.Namespace) -> int:
-    from agent.main import run
+    """One of two daemons, each with settings of its own: what serves Kubernetes is not asked for at the edge."""
+    flags = [flag for flag in arguments.flags if flag != _EDGE]
+    if len(flags) < len(arguments.flags):
+        from agent import edge
+        from k8sovs.config import EdgeSettings
+
+        return _run(f"agent {_EDGE}", EdgeSettings, flags, edge.run)
+    from agent import main
     from k8sovs.config import AgentSettings
 
-    return _run("agent", AgentSettings, arguments.flags, run)
+    return _run("agent", AgentSettings, flags, main.run, more=f"k8sovs agent {_EDGE} --help: for edge hosts")
 
 
 def _run_controller(arguments: argparse.Namespace) -> int:
@@ -47,6 +57,7 @@ def _run(
     settings: type[SettingsT],
     flags: Sequence[str],
     daemon: Callable[[SettingsT], Coroutine[None, None, None]],
+    more: str = "",
 ) -> int:
     """Run a daemon until it ends; a setting that cannot be used is told in one line, with its source."""
     from k8sovs import logs
@@ -55,7 +66,7 @@ def _run(
     from k8sovs.kubernetes import KubernetesError
     from k8sovs.metrics import MetricsError
 
-    parser = argparse.ArgumentParser(prog=f"k8sovs {name}")
+    parser = argparse.ArgumentParser(prog=f"k8sovs {name}", epilog=more)
     add_flags(parser, settings)
     arguments = parser.parse_args(flags)
     try:

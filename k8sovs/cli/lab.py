@@ -64,12 +64,13 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         help=f"host bits of each node's pod subnet (default: {DEFAULT_HOST_SUBNET_LENGTH})",
     )
     up.add_argument("--etcd-members", type=int, default=1, metavar="N", help="how many members etcd has (default: 1)")
+    up.add_argument("--edge", type=int, default=0, metavar="N", help="how many edge hosts (default: 0), with a client")
     command("down", _down, "remove a lab and all that is left of it")
     command("status", _status, "nodes, controllers, etcd, and their processes")
     command("env", _env, "shell commands that point etcdctl and kubectl at the lab")
-    execute = _add(commands, "exec", _exec, "run a command in a pod or on a node", data=False)
-    execute.usage = f"{execute.prog} [--name LAB] NAMESPACE/NAME|nodeK -- CMD ..."
-    execute.add_argument("where", metavar="NAMESPACE/NAME|nodeK")
+    execute = _add(commands, "exec", _exec, "run a command in a pod or on a host", data=False)
+    execute.usage = f"{execute.prog} [--name LAB] NAMESPACE/NAME|nodeK|edgeK|client -- CMD ..."
+    execute.add_argument("where", metavar="NAMESPACE/NAME|nodeK|edgeK|client")
     execute.set_defaults(takes_command=True)
     for name, handler, text in (
         ("stop", _stop, "stop a process, for an outage"),
@@ -77,7 +78,7 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     ):
         outage = command(name, handler, text)
         outage.add_argument("kind", choices=["agent", "controller", "vswitchd", "ovsdb", "etcd"])
-        outage.add_argument("which", nargs="?", metavar="nodeK|N", help="a node's name, or a number")
+        outage.add_argument("which", nargs="?", metavar="HOST|N", help="the name of a node or edge host, or a number")
     _register_pods(commands)
 
 
@@ -143,6 +144,7 @@ def _up(arguments: argparse.Namespace) -> int:
         assets,
         arguments.host_subnet_length,
         arguments.etcd_members,
+        arguments.edge,
     )
     up(lab, lambda text: print(f"lab: {text}", file=sys.stderr, flush=True))
     print(f"lab: '{lab.name}' is up; next: k8sovs lab pod add NAMESPACE/NAME --name {lab.name}", file=sys.stderr)
@@ -175,6 +177,10 @@ def _status(arguments: argparse.Namespace) -> int:
         for entry in status["nodes"]
     ]
     print_table(("NODE", "ADDRESS", "AGENT", "CNI CONFIGURED"), nodes)
+    edges = [(edge["name"], edge["ip"], edge["agent_pid"] or "stopped", edge["client_ip"]) for edge in status["edges"]]
+    if edges:
+        print()
+        print_table(("EDGE", "ADDRESS", "AGENT", "FOR CLIENTS"), edges)
     return 0
 
 
@@ -208,12 +214,15 @@ def _place(arguments: argparse.Namespace) -> tuple[str, Mapping[str, str]]:
             if f"{pod['namespace']}/{pod['name']}" == where and pod["netns"] is not None:
                 return pod["netns"], {}
         raise LabError(f"there is no running pod {where}")
-    nodes = _ask(arguments, "status")["nodes"]
-    for node in nodes:
-        if node["name"] == where:
-            # ovs-vsctl and its sisters find this node's switch by itself.
-            return node["netns"], {"OVS_RUNDIR": node["ovs_rundir"]}
-    raise LabError(f"there is no node '{where}': the nodes are {', '.join(node['name'] for node in nodes)}")
+    status = _ask(arguments, "status")
+    if where == "client" and status["client"] is not None:
+        return status["client"]["netns"], {}
+    hosts = [*status["nodes"], *status["edges"]]
+    for host in hosts:
+        if host["name"] == where:
+            # ovs-vsctl and its sisters find this host's switch by itself.
+            return host["netns"], {"OVS_RUNDIR": host["ovs_rundir"]}
+    raise LabError(f"there is no host '{where}': the hosts are {', '.join(host['name'] for host in hosts)}")
 
 
 def _start(arguments: argparse.Namespace) -> int:

@@ -24,12 +24,13 @@ from k8sovs.lab.layout import (
     NETWORK_NAME,
     Datapath,
     Lab,
+    LabError,
     NodeLayout,
 )
 from k8sovs.lab.netns import inside
 from k8sovs.lab.pki import Pki
 from k8sovs.lab.realserver import RealServer
-from k8sovs.records import Keys
+from k8sovs.records import Keys, SubnetRecord
 
 _HTTP_TIMEOUT_S = 5.0
 
@@ -137,6 +138,23 @@ def agent(lab: Lab, node: NodeLayout, datapath: Datapath) -> Daemon:
     )
 
 
+def edge_agent(lab: Lab, edge: NodeLayout, datapath: Datapath) -> Daemon:
+    """The agent of an edge host, which knows nothing of Kubernetes."""
+    return _daemon(
+        lab,
+        f"agent-{edge.name}",
+        edge.netns,
+        *(sys.executable, "-m", "k8sovs.cli", "agent", "--edge"),
+        K8SOVS_NODE_ADDRESS=str(edge.address),
+        K8SOVS_ETCD_ENDPOINTS=",".join(lab.etcd_endpoints),
+        K8SOVS_OVS_RUNDIR=str(edge.ovs_rundir),
+        K8SOVS_STATE_DIR=str(edge.state_dir),
+        K8SOVS_DATAPATH=datapath.value,
+        K8SOVS_METRICS_ADDRESS=f"127.0.0.1:{METRICS_PORT}",
+        NOTIFY_SOCKET=str(edge.notify_socket),
+    )
+
+
 def kubeconfig(lab: Lab, who: str = "") -> Path:
     """The kubeconfig of `who` on the underlay: agent, controller, manager; without, a person's on this machine."""
     return lab.directory / (f"kubeconfig-{who}" if who else "kubeconfig")
@@ -187,3 +205,18 @@ def _leader(url: str) -> str | None:
     with urllib.request.urlopen(request, timeout=_HTTP_TIMEOUT_S) as answer:
         found = json.load(answer).get("kvs", [])
     return base64.b64decode(found[0]["value"]).decode() if found else None
+
+
+async def ask_for_subnet(url: str, edge: NodeLayout) -> None:
+    """Put the record of an edge host into etcd, as an operator does. LabError when etcd does not take it."""
+    key = Keys(ETCD_PREFIX, NETWORK_NAME).subnet(edge.address)
+    record = SubnetRecord(edge.name, edge.address, None, assign=True)
+    content = {
+        name: base64.b64encode(part).decode() for name, part in (("key", key.encode()), ("value", record.encode()))
+    }
+    request = urllib.request.Request(f"{url}/v3/kv/put", json.dumps(content).encode(), method="POST")
+    try:
+        with await asyncio.to_thread(urllib.request.urlopen, request, timeout=_HTTP_TIMEOUT_S):
+            return
+    except OSError as error:
+        raise LabError(f"etcd at {url} does not take the record of {edge.name}: {error}") from error

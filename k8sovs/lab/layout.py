@@ -1,8 +1,8 @@
 """Names, addresses and paths of a lab: everything that the other modules must agree on, and no I/O but `load`.
 
-The underlay is 192.0.2.0/24, the outside world 198.51.100.0/24, both set aside for documentation (RFC 5737), so that
-a packet that escaped would meet nobody. They exist in the lab's own network namespaces only, and so two labs can use
-the same ones side by side.
+The underlay is 192.0.2.0/24, the outside world 198.51.100.0/24, clients of edge hosts are in 203.0.113.0/24; all are
+set aside for documentation (RFC 5737), so that a packet that escaped would meet nobody. They exist in the lab's own
+network namespaces only, and so two labs can use the same ones side by side.
 """
 
 from __future__ import annotations
@@ -26,15 +26,19 @@ ASSETS_VARIABLE = "KUBEBUILDER_ASSETS"
 DEFAULT_NAME = "lab"
 MAX_NODES = 50
 MAX_ETCD_MEMBERS = 5
+MAX_EDGES = 9
 CONTROLLERS = 2
 
 UNDERLAY = IPv4Network("192.0.2.0/24")
 OUTSIDE = IPv4Network("198.51.100.0/24")
+CLIENTS = IPv4Network("203.0.113.0/24")
 FABRIC_ADDRESS = IPv4Address("192.0.2.1")
 CONTROL_ADDRESS = IPv4Address("192.0.2.2")
 FIRST_NODE_ADDRESS = IPv4Address("192.0.2.11")
+FIRST_EDGE_ADDRESS = IPv4Address("192.0.2.199")
 OUTSIDE_GATEWAY = IPv4Address("198.51.100.1")
 OUTSIDE_ADDRESS = IPv4Address("198.51.100.10")
+CLIENT_ADDRESS = IPv4Address("203.0.113.10")
 CLUSTER_NETWORK = IPv4Network("172.11.0.0/16")
 SERVICE_NETWORK = IPv4Network("10.96.0.0/12")
 DEFAULT_HOST_SUBNET_LENGTH = 10
@@ -72,7 +76,7 @@ class Datapath(Enum):
 
 @dataclass(frozen=True, slots=True)
 class NodeLayout:
-    """One node: its names, addresses and files."""
+    """One node, or edge host: its names, addresses and files."""
 
     name: str
     netns: str
@@ -109,6 +113,16 @@ class NodeLayout:
         """What the agent keeps across restarts."""
         return self.directory / "state"
 
+    @property
+    def notify_socket(self) -> Path:
+        """Where an edge host's agent says that it is ready, as a service of systemd does."""
+        return self.directory / "notify.sock"
+
+    @property
+    def client_side(self) -> IPv4Address:
+        """Where clients reach an edge host."""
+        return CLIENTS[int(self.address) - int(UNDERLAY[0])]
+
 
 @dataclass(frozen=True, slots=True)
 class Lab:
@@ -123,6 +137,8 @@ class Lab:
     host_subnet_length: int = DEFAULT_HOST_SUBNET_LENGTH
     """Host bits of each node's pod subnet."""
     etcd_members: int = 1
+    edges: int = 0
+    """Hosts outside Kubernetes, for load balancers."""
 
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name):
@@ -131,16 +147,18 @@ class Lab:
             raise LabError(f"{self.nodes} nodes: a lab has 1 to {MAX_NODES}")
         if not 1 <= self.etcd_members <= MAX_ETCD_MEMBERS:
             raise LabError(f"{self.etcd_members} members of etcd: a lab has 1 to {MAX_ETCD_MEMBERS}")
+        if not 0 <= self.edges <= MAX_EDGES:
+            raise LabError(f"{self.edges} edge hosts: a lab has 0 to {MAX_EDGES}")
         if self.kubernetes_assets and not (self.kubernetes_assets / "kube-apiserver").is_file():
             raise LabError(f"{ASSETS_VARIABLE}={self.kubernetes_assets}: there is no kube-apiserver in it")
         shortest, longest = 2, 32 - CLUSTER_NETWORK.prefixlen
         if not shortest <= self.host_subnet_length <= longest:
             raise LabError(f"host subnet length {self.host_subnet_length}: it is {shortest} to {longest} bits")
         subnets = 1 << longest - self.host_subnet_length
-        if subnets < self.nodes:
+        if subnets < self.nodes + self.edges:
             raise LabError(
                 f"host subnet length {self.host_subnet_length} divides {CLUSTER_NETWORK} into {subnets} subnets, "
-                f"and {self.nodes} nodes need one each: choose a smaller one"
+                f"and {self.nodes} nodes and {self.edges} edge hosts need one each: choose a smaller one"
             )
 
     @property
@@ -188,6 +206,14 @@ class Lab:
     def etcd_name(self, member: int) -> str:
         """What the process of a member is called; `member` counts from 0."""
         return "etcd" if self.etcd_members == 1 else f"etcd-{member + 1}"
+
+    def all_edges(self) -> tuple[NodeLayout, ...]:
+        """Every edge host, in order: edge1, edge2 and so on."""
+        names = [f"edge{number}" for number in range(1, self.edges + 1)]
+        return tuple(
+            NodeLayout(name, self.netns(name), FIRST_EDGE_ADDRESS + index, self.directory / name)
+            for index, name in enumerate(names)
+        )
 
     def network_config(self) -> str:
         """The network's record in etcd, as the controller is told it."""
@@ -237,4 +263,5 @@ def load(directory: Path) -> Lab:
         Path(assets) if assets else None,
         fields["host_subnet_length"],
         fields["etcd_members"],
+        fields["edges"],
     )

@@ -34,6 +34,7 @@ from k8sovs.lab.forward import Forward
 from k8sovs.lab.kubelet import Kubelet
 from k8sovs.lab.layout import (
     API_PORT,
+    CLIENT_ADDRESS,
     CONTROL_ADDRESS,
     NETNS_ROOT,
     Datapath,
@@ -43,6 +44,7 @@ from k8sovs.lab.layout import (
     load,
 )
 from k8sovs.lab.netns import Journal
+from k8sovs.lab.notices import Notices
 from k8sovs.lab.pods import Pods
 from k8sovs.lab.waiting import all_of, wait_until
 
@@ -89,6 +91,7 @@ class Supervisor:
         self._journal = Journal(lab.directory / "namespaces")
         self._daemons: dict[str, Daemon] = {}
         self._kubelets: dict[str, Kubelet] = {}
+        self._notices: dict[str, Notices] = {}
         self._datapath = Datapath.NETDEV
         self._etcd_urls: tuple[str, ...] = ()
 
@@ -135,8 +138,11 @@ class Supervisor:
         self._etcd_urls = tuple(f"http://127.0.0.1:{way.port}" for way in etcd)
         await self._write_kubeconfigs(api.port)
         kubernetes = await stack.enter_async_context(Kubernetes(str(cluster.kubeconfig(lab))))
-        nodes = [self._build_node(number) for number in range(1, lab.nodes + 1)]
-        await all_of(self._start_store(), self._start_api(kubernetes), *nodes)
+        if lab.edges:
+            await asyncio.to_thread(topology.build_client, lab, self._journal)
+        nodes = [self._build_node(node) for node in lab.all_nodes()]
+        edges = [self._build_edge(edge, stack) for edge in lab.all_edges()]
+        await all_of(self._start_store(), self._start_api(kubernetes), *nodes, *edges)
         for node in lab.all_nodes():
             kubelet = self._kubelets[node.name] = Kubelet(lab, node, kubernetes, self._journal)
             tasks.create_task(kubelet.run(), name=f"kubelet-{node.name}")
@@ -146,6 +152,9 @@ class Supervisor:
             await self._launch(daemon)
         for node in lab.all_nodes():
             await self._launch(cluster.agent(lab, node, self._datapath))
+        for edge in lab.all_edges():
+            await cluster.ask_for_subnet(self._etcd_urls[0], edge)
+            await self._launch(cluster.edge_agent(lab, edge, self._datapath))
         return kubernetes
 
     async def _launch(self, daemon: Daemon) -> None:
@@ -203,9 +212,14 @@ class Supervisor:
                 cluster.write_kubeconfig(path, cluster.api_url(self._lab), real.pki, user)
         self._report.progress("the Kubernetes API answers")
 
-    async def _build_node(self, number: int) -> None:
-        lab, node = self._lab, self._lab.node(number)
-        await asyncio.to_thread(topology.plug_node, lab, self._journal, number)
+    async def _build_edge(self, edge: NodeLayout, stack: AsyncExitStack) -> None:
+        await self._build_node(edge)
+        await asyncio.to_thread(topology.plug_client, self._lab, edge)
+        self._notices[edge.name] = await stack.enter_async_context(Notices(edge.notify_socket))
+
+    async def _build_node(self, node: NodeLayout) -> None:
+        lab = self._lab
+        await asyncio.to_thread(topology.plug_node, lab, self._journal, node)
         for directory in (node.cni_conf_dir, node.cni_bin_dir, node.state_dir):
             directory.mkdir(parents=True)
         await asyncio.to_thread(openvswitch.create_database, node)
@@ -215,14 +229,15 @@ class Supervisor:
             device = await asyncio.to_thread(openvswitch.configure, node, self._datapath)
         except LabError as error:
             raise LabError(f"{error}{self._said(f'ovsdb-{node.name}')}{self._said(f'vswitchd-{node.name}')}") from None
-        await asyncio.to_thread(topology.address_node, lab, number, device)
-        await asyncio.to_thread(topology.shield_etcd, lab, number)
+        await asyncio.to_thread(topology.address_node, node, device)
+        await asyncio.to_thread(topology.shield_etcd, self._lab, node)
         self._report.progress(f"{node.name} has its switch ({self._datapath.value} datapath)")
 
     async def _wait_ready(self) -> None:
         await wait_until(self._leader_problem, timeout_s=READY_TIMEOUT_S)
         self._report.progress("a controller leads")
-        await all_of(*(self._wait_agent(node) for node in self._lab.all_nodes()))
+        agents = [self._wait_agent(node) for node in self._lab.all_nodes()]
+        await all_of(*agents, *(self._wait_edge(edge) for edge in self._lab.all_edges()))
 
     async def _leader_problem(self) -> str | None:
         if await cluster.leader(self._etcd_urls) is None:
@@ -239,6 +254,14 @@ class Supervisor:
 
         await wait_until(problem, timeout_s=READY_TIMEOUT_S)
         self._report.progress(f"{node.name} is ready")
+
+    async def _wait_edge(self, edge: NodeLayout) -> None:
+        async def problem() -> str | None:
+            is_ready = self._notices[edge.name].is_ready
+            return None if is_ready else f"the agent of {edge.name} is not ready{self._said(f'agent-{edge.name}')}"
+
+        await wait_until(problem, timeout_s=READY_TIMEOUT_S)
+        self._report.progress(f"{edge.name} is ready")
 
     def _said(self, daemon: str) -> str:
         """The last line of a process's log, to be appended to a complaint about it."""
@@ -267,7 +290,9 @@ class Supervisor:
             "datapath": self._datapath.value,
             "directory": str(self._lab.directory),
             "supervisor_pid": os.getpid(),
-            "nodes": [self._node_status(number) for number in range(1, self._lab.nodes + 1)],
+            "nodes": [self._node_status(node) for node in self._lab.all_nodes()],
+            "edges": [self._edge_status(edge) for edge in self._lab.all_edges()],
+            "client": self._client_status() if self._lab.edges else None,
             "controllers": [
                 {"name": name, "pid": daemon.pid, "leader": name == leader, "restarts": daemon.restarts}
                 for name, daemon in self._daemons.items()
@@ -280,9 +305,18 @@ class Supervisor:
             "apiserver": {"kubeconfig": str(cluster.kubeconfig(self._lab)), "pid": self._pid("apiserver")},
         }
 
-    def _node_status(self, number: int) -> Mapping[str, object]:
-        node = self._lab.node(number)
+    def _node_status(self, node: NodeLayout) -> Mapping[str, object]:
         conf = runtime.find_conf(node)
+        cni = {"cni_bin": str(node.cni_bin_dir / EXECUTABLE), "cni_conf": str(conf) if conf else None}
+        return {**self._host_status(node), **cni}
+
+    def _edge_status(self, edge: NodeLayout) -> Mapping[str, object]:
+        return {**self._host_status(edge), "client_ip": str(edge.client_side), "state_dir": str(edge.state_dir)}
+
+    def _client_status(self) -> Mapping[str, object]:
+        return {"ip": str(CLIENT_ADDRESS), "netns": str(NETNS_ROOT / self._lab.netns("client"))}
+
+    def _host_status(self, node: NodeLayout) -> Mapping[str, object]:
         return {
             "name": node.name,
             "ip": str(node.address),
@@ -292,8 +326,6 @@ class Supervisor:
             "vswitchd_pid": self._pid(f"vswitchd-{node.name}"),
             "agent_pid": self._pid(f"agent-{node.name}"),
             "agent_restarts": self._daemons[f"agent-{node.name}"].restarts,
-            "cni_bin": str(node.cni_bin_dir / EXECUTABLE),
-            "cni_conf": str(conf) if conf else None,
         }
 
     def _etcd_names(self) -> list[str]:

@@ -6,6 +6,8 @@ r"""The wires of a lab: a bridge for the underlay, and a namespace each for cont
                         |
              198.51.100.0/24  <lab>-outside (.10)
 
+    <lab>-client (203.0.113.10) --- eth1 of <lab>-edge1 .. edgeN, and nothing else
+
 Nothing leads from here to the machine's uplink. In the machine's own namespace only blackhole routes appear: they keep
 a packet that somebody sends there by mistake from leaving the machine.
 """
@@ -17,6 +19,8 @@ from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from pathlib import Path
 
 from k8sovs.lab.layout import (
+    CLIENT_ADDRESS,
+    CLIENTS,
     CLUSTER_NETWORK,
     CONTROL_ADDRESS,
     FABRIC_ADDRESS,
@@ -28,14 +32,16 @@ from k8sovs.lab.layout import (
     Datapath,
     Lab,
     LabError,
+    NodeLayout,
     route_metric,
 )
 from k8sovs.lab.netns import Journal, inside, ip_batch, run, set_sysctls
 
 UNDERLAY_NIC = "eth0"
+CLIENT_NIC = "eth1"
 UNDERLAY_BRIDGE = "underlay"
 SHIELD_TABLE = "k8sovs-lab"
-GUARDED = (CLUSTER_NETWORK, SERVICE_NETWORK, UNDERLAY, OUTSIDE)
+GUARDED = (CLUSTER_NETWORK, SERVICE_NETWORK, UNDERLAY, OUTSIDE, CLIENTS)
 
 
 def build_fabric(lab: Lab, journal: Journal) -> None:
@@ -62,20 +68,35 @@ def build_fabric(lab: Lab, journal: Journal) -> None:
     ip_batch(outside, [f"route add {UNDERLAY} via {OUTSIDE_GATEWAY}"])
 
 
-def plug_node(lab: Lab, journal: Journal, number: int) -> None:
+def plug_node(lab: Lab, journal: Journal, node: NodeLayout) -> None:
     """The namespace of a node with its NIC, which has no address yet: that is on a switch or on the NIC."""
-    node = lab.node(number)
     journal.create(node.netns)
     _plug(lab, node.netns, node.name, bridged=True)
 
 
-def address_node(lab: Lab, number: int, device: str) -> None:
+def address_node(node: NodeLayout, device: str) -> None:
     """Give the node its address on `device`, and its way out."""
-    node = lab.node(number)
     _address(node.netns, device, IPv4Interface((node.address, UNDERLAY.prefixlen)), FABRIC_ADDRESS)
 
 
-def shield_etcd(lab: Lab, number: int) -> None:
+def build_client(lab: Lab, journal: Journal) -> None:
+    """The namespace of a client, which is on a network of its own with the edge hosts."""
+    client = lab.netns("client")
+    journal.create(client)
+    ip_batch(client, [f"link add {UNDERLAY_NIC} type bridge forward_delay 0"])
+    _address(client, UNDERLAY_NIC, IPv4Interface((CLIENT_ADDRESS, CLIENTS.prefixlen)))
+
+
+def plug_client(lab: Lab, edge: NodeLayout) -> None:
+    """A second NIC of an edge host, towards its clients."""
+    client = lab.netns("client")
+    ends = f"{CLIENT_NIC} type veth peer name {edge.name} netns {client}"
+    run("ip", "-netns", edge.netns, "link", "add", *ends.split())
+    ip_batch(client, [f"link set {edge.name} master {UNDERLAY_NIC}", f"link set {edge.name} up"])
+    _address(edge.netns, CLIENT_NIC, IPv4Interface((edge.client_side, CLIENTS.prefixlen)))
+
+
+def shield_etcd(lab: Lab, node: NodeLayout) -> None:
     """Let no pod of the node reach etcd: it asks nobody who they are.
 
     A pod's packets come with the node's address, so only the node can tell them from its own. They are those that it
@@ -89,7 +110,7 @@ def shield_etcd(lab: Lab, number: int) -> None:
             }}
         }}
     """
-    run(*inside(lab.node(number).netns, "nft", "--file", "-"), stdin=rules)
+    run(*inside(node.netns, "nft", "--file", "-"), stdin=rules)
 
 
 def _plug(lab: Lab, netns: str, port: str, *, bridged: bool) -> None:

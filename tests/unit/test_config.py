@@ -10,6 +10,7 @@ from k8sovs.config import (
     ConfigError,
     ControllerSettings,
     Datapath,
+    EdgeSettings,
     StoreSettings,
     UnusableSetting,
     add_flags,
@@ -51,6 +52,21 @@ def test_what_nobody_sets_has_its_default() -> None:
     settings = agent()
     assert (settings.datapath, settings.vxlan_port, settings.node_address) == (Datapath.AUTO, 4789, None)
     assert settings.etcd_endpoints == ("http://127.0.0.1:2379",)
+
+
+def test_an_edge_host_is_known_by_its_address_or_by_its_name() -> None:
+    def edge(*flags: str) -> EdgeSettings:
+        return load(EdgeSettings, arguments(*flags, settings=EdgeSettings), {"K8SOVS_CONFIG": "/dev/null"})
+
+    assert edge("--node-address=192.0.2.50").node_name == ""
+    assert edge("--node-name=lb1").node_address is None
+    with pytest.raises(ConfigError, match="node-address is not set"):
+        edge()
+
+
+def test_one_file_serves_every_daemon(tmp_path: Path) -> None:
+    file = config_file(tmp_path, 'node-name = "a"\ncni-socket = "/run/x"\nidentity = "c1"')
+    assert load(EdgeSettings, arguments(settings=EdgeSettings), file).node_name == "a"
 
 
 def test_a_flag_goes_before_the_environment_and_that_before_the_file(tmp_path: Path) -> None:

@@ -34,6 +34,25 @@ def test_a_host_subnet_length_that_leaves_a_node_without_subnet_or_pods_is_refus
         lab(nodes=3, host_subnet_length=length)
 
 
+@pytest.mark.parametrize("edges", [-1, 10])
+def test_a_number_of_edge_hosts_that_is_not_meant_is_refused(edges: int) -> None:
+    with pytest.raises(LabError, match=f"{edges} edge hosts"):
+        Lab("lab", 3, LabMode.MULTITENANT, Datapath.AUTO, edges=edges)
+
+
+def test_edge_hosts_need_subnets_too() -> None:
+    with pytest.raises(LabError, match="3 nodes and 2 edge hosts need one each"):
+        Lab("lab", 3, LabMode.MULTITENANT, Datapath.AUTO, host_subnet_length=14, edges=2)
+
+
+def test_edge_hosts_count_up_and_have_one_address_towards_clients() -> None:
+    edges = Lab("lab", 1, LabMode.MULTITENANT, Datapath.AUTO, edges=2).all_edges()
+    assert [(edge.name, str(edge.address), str(edge.client_side)) for edge in edges] == [
+        ("edge1", "192.0.2.199", "203.0.113.199"),
+        ("edge2", "192.0.2.200", "203.0.113.200"),
+    ]
+
+
 def test_nodes_count_up_from_node1_at_their_first_address() -> None:
     nodes = lab().all_nodes()
     assert [(node.name, str(node.address)) for node in nodes] == [
