@@ -156,7 +156,7 @@ class Kubelet:
             {"type": "Hostname", "address": self._node.name},
         ]
         reason = "KubeletReady" if ready == "True" else "KubeletNotReady"
-        condition = _condition("Ready", ready, reason, message)
+        condition = _condition("Ready", ready, reason, message) | {"lastHeartbeatTime": _now()}
         status = {"status": {"addresses": addresses, "conditions": [condition]}}
         await self._persist(lambda: self._kubernetes.patch(Node, self._node.name, status, subresource="status"))
 

@@ -14,6 +14,7 @@ from contextlib import aclosing, closing
 from pathlib import Path
 
 import pytest
+import yaml
 
 from k8sovs.kubernetes import (
     AlreadyExists,
@@ -175,6 +176,98 @@ def test_kubectl_creates_services_and_secrets(tenant: ApiServer) -> None:
     assert [(port["port"], port["targetPort"]) for port in service["spec"]["ports"]] == [(80, "http")]
     tenant.kubectl("-n", "t", "create", "secret", "generic", "s", "--from-literal=a=b")
     assert json.loads(tenant.kubectl("-n", "t", "get", "secret", "s", "-o", "json"))["data"] == {"a": "Yg=="}
+
+
+def test_kubectl_patches_in_three_ways(tenant: ApiServer) -> None:
+    tenant.kubectl("-n", "t", "create", "cm", "x", "--from-literal=a=b")
+
+    def patch(kind: str, body: object) -> dict[str, object]:
+        tenant.kubectl("-n", "t", "patch", "cm", "x", f"--type={kind}", "-p", json.dumps(body))
+        data: dict[str, object] = json.loads(tenant.kubectl("-n", "t", "get", "cm", "x", "-o", "json"))["data"]
+        return data
+
+    assert patch("strategic", {"data": {"c": "d"}}) == {"a": "b", "c": "d"}
+    assert patch("merge", {"data": {"c": None, "e": "f"}}) == {"a": "b", "e": "f"}
+    assert patch("json", [{"op": "replace", "path": "/data/a", "value": "z"}]) == {"a": "z", "e": "f"}
+
+
+def test_kubectl_prints_in_every_form(tenant: ApiServer) -> None:
+    tenant.kubectl("-n", "t", "create", "-f", "-", stdin=json.dumps(SERVICE))
+
+    def get(form: str) -> str:
+        return tenant.kubectl("-n", "t", "get", "svc", "web", "-o", form)
+
+    assert get("name") == "service/web\n"
+    assert get("jsonpath={.spec.ports[0].port}") == "80"
+    assert get("custom-columns=N:.metadata.name,S:.spec.selector.app").split() == ["N", "S", "web", "x"]
+    assert yaml.safe_load(get("yaml"))["kind"] == json.loads(get("json"))["kind"] == "Service"
+    assert get("wide").splitlines()[1].split()[-1] == "app=x"
+    everywhere = tenant.kubectl("get", "svc", "-A", "--sort-by=.metadata.name", "--field-selector=metadata.name=web")
+    assert everywhere.splitlines()[1].split()[:2] == ["t", "web"]
+    assert tenant.kubectl("get", "ns", "t", "--show-labels", "--no-headers").split()[1] == "Active"
+
+
+def test_kubectl_shows_what_an_apply_would_change_and_changes_nothing(tenant: ApiServer) -> None:
+    body = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "x"}, "data": {"a": "b"}}
+    dry = tenant.kubectl("-n", "t", "apply", "--dry-run=server", "-f", "-", stdin=json.dumps(body))
+    assert dry == "configmap/x created (server dry run)\n"
+    assert tenant.kubectl("-n", "t", "get", "cm", "x", "--ignore-not-found") == ""
+    tenant.kubectl("-n", "t", "apply", "-f", "-", stdin=json.dumps(body))
+    changed = json.dumps(body | {"data": {"a": "c"}})
+    difference = tenant.kubectl("-n", "t", "diff", "-f", "-", stdin=changed, check=False)
+    assert [line for line in difference.splitlines() if line[1:].startswith("  a: ")] == ["-  a: b", "+  a: c"]
+    assert tenant.kubectl("-n", "t", "get", "cm", "x", "-o", "jsonpath={.data.a}") == "b"
+
+
+def test_kubectl_edits(tenant: ApiServer) -> None:
+    tenant.kubectl("-n", "t", "create", "cm", "x", "--from-literal=a=before")
+    edited = tenant.kubectl("-n", "t", "edit", "cm", "x", KUBE_EDITOR="sed -i s/before/after/")
+    assert edited == "configmap/x edited\n"
+    assert tenant.kubectl("-n", "t", "get", "cm", "x", "-o", "jsonpath={.data.a}") == "after"
+
+
+def test_kubectl_waits_for_a_condition(tenant: ApiServer) -> None:
+    create_pod(tenant)
+    with pytest.raises(subprocess.CalledProcessError) as caught:
+        tenant.kubectl("-n", "t", "wait", "--for=condition=Ready", "pod/p", "--timeout=1s")
+    assert "timed out waiting for the condition" in refusal_of(caught.value)
+    ready = {"status": {"conditions": [{"type": "Ready", "status": "True"}]}}
+    tenant.request("PATCH", "/api/v1/namespaces/t/pods/p/status", ready, **MERGE)
+    waited = tenant.kubectl("-n", "t", "wait", "--for=condition=Ready", "pod/p", "--timeout=20s")
+    assert waited == "pod/p condition met\n"
+
+
+def test_kubectl_deletes_all_of_a_kind_at_once(tenant: ApiServer) -> None:
+    create_pod(tenant, "a", node="node1")
+    create_pod(tenant, "b", node="node1")
+    tenant.kubectl("-n", "t", "delete", "pods", "--all", "--grace-period=0", "--force")
+    assert tenant.kubectl("-n", "t", "get", "pods", "-o", "name") == ""
+
+
+def test_kubectl_drains_a_node(tenant: ApiServer) -> None:
+    tenant.request("POST", "/api/v1/nodes", {"metadata": {"name": "node1"}})
+    create_pod(tenant, node="node1")
+    tenant.kubectl("drain", "node1", "--force", "--grace-period=0", "--disable-eviction", "--timeout=20s")
+    assert tenant.kubectl("-n", "t", "get", "pods", "-o", "name") == ""
+    assert "SchedulingDisabled" in tenant.kubectl("get", "nodes", "--no-headers")
+
+
+@pytest.mark.parametrize("command", [("logs", "p"), ("exec", "p", "--", "ls"), ("port-forward", "p", "8080:80")])
+def test_kubectl_is_told_what_to_use_where_a_pod_would_need_a_process(
+    unchanged: ApiServer, command: tuple[str, ...]
+) -> None:
+    create_pod(unchanged, "p", node="node1")
+    running = {"status": {"phase": "Running", "containerStatuses": []}}
+    unchanged.request("PATCH", "/api/v1/namespaces/t/pods/p/status", running, **MERGE)
+    with pytest.raises(subprocess.CalledProcessError) as caught:
+        unchanged.kubectl("-n", "t", *command)
+    unchanged.request("DELETE", "/api/v1/namespaces/t/pods/p?gracePeriodSeconds=0")
+    assert "use `k8sovs lab exec t/p -- COMMAND`" in refusal_of(caught.value)
+
+
+def test_kubectl_is_told_that_everybody_may_do_everything(unchanged: ApiServer) -> None:
+    assert unchanged.kubectl("auth", "can-i", "create", "pods").startswith("yes")
+    assert "*.*" in unchanged.kubectl("auth", "can-i", "--list")
 
 
 def test_kubectl_watches(tenant: ApiServer) -> None:

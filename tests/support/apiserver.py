@@ -51,12 +51,18 @@ class ApiServer:
             answer = connection.getresponse()
             return answer.status, json.loads(answer.read())
 
-    def kubectl(self, *arguments: str, stdin: str | None = None, check: bool = True) -> str:
+    def kubectl(self, *arguments: str, stdin: str | None = None, check: bool = True, **environment: str) -> str:
         """Standard output of kubectl; CalledProcessError, with its standard error, if it fails."""
-        environment = os.environ | {"KUBECONFIG": str(self.kubeconfig), "HOME": str(self.kubeconfig.parent)}
+        home = {"KUBECONFIG": str(self.kubeconfig), "HOME": str(self.kubeconfig.parent)}
         command = ["kubectl", *arguments]
         return subprocess.run(
-            command, input=stdin, capture_output=True, text=True, check=check, timeout=30, env=environment
+            command,
+            input=stdin,
+            capture_output=True,
+            text=True,
+            check=check,
+            timeout=30,
+            env=os.environ | home | environment,
         ).stdout
 
 

@@ -17,9 +17,6 @@ from k8sovs.lab.apiserver.documents import Document
 from k8sovs.lab.apiserver.errors import bad_request, unsupported_media_type
 
 CONTENT_TYPE: Final = "application/vnd.kubernetes.protobuf"
-OPENAPI_CONTENT_TYPE: Final = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf"
-OPENAPI: Final = bytes.fromhex("0a03322e3012060a01781201794200")
-"""openapi.v2.Document of version 2.0 with an empty title: kubectl asks for a schema and is content with none."""
 
 _MAGIC: Final = b"k8s\0"
 
@@ -98,6 +95,11 @@ _MESSAGES: Final[Mapping[tuple[str, str], _Message]] = {
     ("v1", "ConfigMap"): {**_METADATA_ONLY, 2: _Field("data", _Form.PAIRS)},
     ("v1", "Secret"): {**_METADATA_ONLY, 2: _Field("data", _Form.SECRETS), 3: _Field("type", _Form.TEXT)},
     ("v1", "Service"): {**_METADATA_ONLY, 2: _Field("spec", _SERVICE_SPEC)},
+    ("v1", "DeleteOptions"): {
+        1: _Field("gracePeriodSeconds", _Form.NUMBER, zero_counts=True),
+        2: _Field("preconditions", {1: _Field("uid", _Form.TEXT), 2: _Field("resourceVersion", _Form.TEXT)}),
+        4: _Field("propagationPolicy", _Form.TEXT),
+    },
     ("apps/v1", "Deployment"): {**_METADATA_ONLY, 2: _Field("spec", _DEPLOYMENT_SPEC)},
 }
 _INT_OR_STRING: Final[_Message] = {

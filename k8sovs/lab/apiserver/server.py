@@ -11,7 +11,7 @@ from typing import Final
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
-from k8sovs.lab.apiserver import errors, protobuf, resources, tables
+from k8sovs.lab.apiserver import absent, errors, openapi, resources, tables
 from k8sovs.lab.apiserver.documents import Document, encode, text
 from k8sovs.lab.apiserver.errors import ApiError
 from k8sovs.lab.apiserver.lists import Lists
@@ -89,8 +89,8 @@ class ApiServer:
 
     async def _openapi(self, request: web.Request) -> web.Response:
         if "protobuf" in request.headers.get("Accept", ""):
-            return web.Response(body=protobuf.OPENAPI, headers={"Content-Type": protobuf.OPENAPI_CONTENT_TYPE})
-        return _json({"swagger": "2.0", "info": {"title": "Kubernetes", "version": "v1"}, "paths": {}})
+            return web.Response(body=openapi.as_protobuf(), headers={"Content-Type": openapi.CONTENT_TYPE})
+        return _json(openapi.as_json())
 
     async def _api_versions(self, request: web.Request) -> web.Response:
         return _json(resources.api_versions(request.host))
@@ -114,7 +114,7 @@ class ApiServer:
     async def _objects(self, request: web.Request) -> web.StreamResponse:
         target = parse_path(request.path)
         if target is None:
-            raise errors.no_such_path()
+            return _json(absent.answer(request.method, request.path), 201)
         match request.method, bool(target.name), target.subresource:
             case "GET", False, _:
                 return await self._watch(request, target) if is_watch(request) else self._list(request, target)

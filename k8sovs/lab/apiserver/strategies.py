@@ -35,6 +35,8 @@ def apply_defaults(resource: Resource, body: Document) -> None:
     elif resource in (DEPLOYMENTS, REPLICA_SETS):
         spec = body["spec"] = section(body, "spec")
         spec.setdefault("replicas", 1)
+        if resource is DEPLOYMENTS:
+            _default_rollout(spec)
         _default_pod(section(spec, "template"))
 
 
@@ -70,6 +72,14 @@ def _default_pod(body: Document) -> None:
         container.setdefault("resources", {})
         for port in entries(container, "ports"):
             port.setdefault("protocol", "TCP")
+
+
+def _default_rollout(spec: Document) -> None:
+    spec.setdefault("revisionHistoryLimit", 10)
+    spec.setdefault("progressDeadlineSeconds", 600)
+    strategy = spec["strategy"] = section(spec, "strategy")
+    if strategy.setdefault("type", "RollingUpdate") == "RollingUpdate":
+        strategy["rollingUpdate"] = {"maxSurge": "25%", "maxUnavailable": "25%"} | section(strategy, "rollingUpdate")
 
 
 def _default_service(body: Document) -> None:
