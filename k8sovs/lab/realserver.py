@@ -98,6 +98,7 @@ class RealServer:
         return (
             *(str(self._binary("kube-controller-manager")), f"--kubeconfig={kubeconfig}", "--leader-elect=false"),
             *(f"--controllers={','.join(self.controllers)}", "--bind-address=127.0.0.1"),
+            f"--secure-port={self.port + 1}",
             f"--service-account-private-key-file={self.pki.key('accounts')}",
             f"--root-ca-file={self.pki.authority}",
         )

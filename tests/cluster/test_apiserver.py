@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from lightkube.models.coordination_v1 import LeaseSpec
 
 from k8sovs.kubernetes import (
     AlreadyExists,
@@ -23,6 +24,7 @@ from k8sovs.kubernetes import (
     Gone,
     Kubernetes,
     KubernetesError,
+    Lease,
     Listed,
     Namespace,
     Node,
@@ -429,6 +431,17 @@ def test_a_watch_from_a_version_that_is_not_in_history_is_told_so(unchanged: Api
     assert (event["type"], event["object"]["code"], event["object"]["reason"]) == ("ERROR", 410, "Expired")
 
 
+def test_a_version_that_history_has_left_behind_is_refused_to_lists_and_watches(tmp_path: Path) -> None:
+    with ApiServerProcess(tmp_path, "--history", "3") as api:
+        version = api.request("GET", "/api/v1/namespaces")[1]["metadata"]["resourceVersion"]
+        for name in ("a", "b", "c", "d"):
+            api.request("POST", "/api/v1/namespaces", {"metadata": {"name": name}})
+        event = api.request("GET", f"/api/v1/namespaces?watch=true&resourceVersion={version}")[1]
+        assert (event["type"], event["object"]["code"]) == ("ERROR", 410)
+        exact = f"/api/v1/namespaces?resourceVersion={version}&resourceVersionMatch=Exact"
+        assert api.request("GET", exact)[0] == 410
+
+
 def test_pages_show_one_moment_even_if_objects_come_and_go_between(tenant: ApiServer) -> None:
     for name in ("a", "b", "c"):
         create_pod(tenant, name)
@@ -459,6 +472,35 @@ async def test_our_client_creates_reads_changes_and_deletes(tenant: ApiServer) -
         await kubernetes.delete(Node, "node1")
         with pytest.raises(NotFound):
             await kubernetes.get(Node, "node1")
+
+
+async def test_a_lease_is_taken_by_the_one_who_saw_its_last_version(tenant: ApiServer) -> None:
+    async with Kubernetes(str(tenant.kubeconfig)) as kubernetes:
+        seen = await kubernetes.create(
+            Lease(metadata=ObjectMeta(name="leader", namespace="t"), spec=LeaseSpec(holderIdentity="a"))
+        )
+        assert seen.spec is not None
+        seen.spec.holderIdentity = "b"
+        taken = await kubernetes.replace(seen)
+        assert taken.spec is not None
+        assert taken.spec.holderIdentity == "b"
+        with pytest.raises(Conflict):
+            await kubernetes.replace(seen)
+
+
+def test_a_generated_name_begins_as_it_was_asked_and_differs_each_time(tenant: ApiServer) -> None:
+    body = {"metadata": {"generateName": "some-"}}
+    made = [tenant.request("POST", "/api/v1/namespaces/t/configmaps", body)[1]["metadata"]["name"] for _ in range(2)]
+    assert all(name.startswith("some-") and len(name) == 10 for name in made)
+    assert made[0] != made[1]
+
+
+async def test_describe_shows_the_events_of_a_pod(tenant: ApiServer) -> None:
+    create_pod(tenant)
+    async with Kubernetes(str(tenant.kubeconfig)) as kubernetes:
+        pod = await kubernetes.get(Pod, "p", "t")
+        await kubernetes.create_event("t", pod, "BandwidthNotLimited", "told by a test", "k8s-ovs-agent")
+    assert "BandwidthNotLimited" in tenant.kubectl("-n", "t", "describe", "pod", "p")
 
 
 async def test_an_event_about_a_namespace_is_found_in_it(tenant: ApiServer) -> None:

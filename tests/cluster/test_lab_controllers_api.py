@@ -9,11 +9,13 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+import structlog
 
 from k8sovs.kubernetes import EndpointSlice, Kubernetes, Namespace, Node, NotFound, ObjectMeta, Pod, ReplicaSet, Timing
 from k8sovs.lab.controllers.loop import CONTROLLER_MANAGER, NAMESPACE_CONTROLLER, SCHEDULER, ControllerLoop
 from k8sovs.lab.waiting import wait_until
 from tests.support.apiserver import ApiServer, ApiServerProcess
+from tests.support.scripted_api import Answer, ScriptedApi
 
 QUICK = Timing(first_delay_s=0.01, longest_delay_s=0.05)
 READY = {"type": "Ready", "status": "True"}
@@ -256,3 +258,18 @@ async def test_endpoints_written_by_hand_become_endpoint_slices_and_go_with_them
         await until(one, "the mirrored slice")
         await kubectl(api, "-n", "t", "delete", "endpoints", "db")
         await until(none, "the mirrored slice to be gone")
+
+
+async def test_an_api_without_a_kind_is_said_once_and_the_rest_is_done(tmp_path: Path) -> None:
+    missing = Answer({"kind": "Status", "code": 404, "reason": "NotFound"}, 404)
+    async with ScriptedApi(tmp_path, [missing]) as scripted, Kubernetes(str(scripted.kubeconfig)) as kubernetes:
+        with structlog.testing.capture_logs() as lines:
+            task = asyncio.create_task(ControllerLoop(kubernetes, CONTROLLER_MANAGER).run())
+            async with asyncio.timeout(20):
+                await scripted.wait_requests(len(CONTROLLER_MANAGER.watched))
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+    asked = [request.path.rpartition("/")[2] for request in scripted.requests]
+    assert asked.count("endpointslices") == 1
+    assert [line["kind"] for line in lines if line["event"] == "kind-not-offered"] == ["EndpointSlice"]
+    assert set(asked) >= {"pods", "services", "endpoints", "deployments", "replicasets", "namespaces", "nodes"}

@@ -50,7 +50,7 @@ def name_suffix() -> str:
     return "".join(random.choices(_SUFFIX_ALPHABET, k=5))
 
 
-async def serve(sockets: Sequence[socket.socket], service_network: IPv4Network, bookmark_interval_s: float) -> None:
+async def serve(sockets: Sequence[socket.socket], options: argparse.Namespace) -> None:
     """Serve until SIGTERM or SIGINT."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -58,15 +58,15 @@ async def serve(sockets: Sequence[socket.socket], service_network: IPv4Network, 
         loop.add_signal_handler(number, stop.set)
     # Clients come back with the versions of a server before this one: start above them, so that they are told to
     # list again. A hundred writes a second would be needed to catch up with the clock.
-    store = Store(revision=int(time.time() * 100))
+    store = Store(revision=int(time.time() * 100), history_length=options.history)
     registry = Registry(
         store,
-        ServiceAddresses(service_network),
+        ServiceAddresses(options.service_network),
         now=lambda: datetime.now(UTC),
         new_uid=lambda: str(uuid.uuid4()),
         name_suffix=name_suffix,
     )
-    application = ApiServer(registry, bookmark_interval_s=bookmark_interval_s).application()
+    application = ApiServer(registry, bookmark_interval_s=options.bookmark_interval).application()
     runner = web.AppRunner(application, handler_cancellation=True, access_log=None, shutdown_timeout=SHUTDOWN_S)
     await runner.setup()
     try:
@@ -87,6 +87,7 @@ def main() -> int:
     parser.add_argument("--listen-fd", action="append", default=[], type=int, metavar="N", help="a listening socket")
     parser.add_argument("--service-network", type=IPv4Network, default=IPv4Network("10.96.0.0/12"))
     parser.add_argument("--bookmark-interval", type=float, default=10.0, metavar="SECONDS")
+    parser.add_argument("--history", type=int, default=10_000, metavar="N", help="changes of each kind to remember")
     arguments = parser.parse_args()
     with ExitStack() as stack:
         try:
@@ -97,7 +98,7 @@ def main() -> int:
             return 1
         if not sockets:
             parser.error("nothing to listen on: give --listen or --listen-fd")
-        asyncio.run(serve(sockets, arguments.service_network, arguments.bookmark_interval))
+        asyncio.run(serve(sockets, arguments))
     return 0
 
 

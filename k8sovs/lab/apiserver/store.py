@@ -81,12 +81,6 @@ class Collection:
         changed, self.changed = self.changed, asyncio.Event()
         changed.set()
 
-    def forget(self) -> None:
-        """Drop the whole history: whoever is not up to date must list again."""
-        if self._history:
-            self._floor = self._history[-1].revision
-            self._history.clear()
-
     def since(self, revision: int) -> list[Change]:
         """The changes after `revision`, oldest first. ApiError 410: history does not reach back so far."""
         if revision < self._floor:
