@@ -73,9 +73,9 @@ def streams(people: dict[str, Member]) -> dict[str, Stream]:
         "out": people["red/c"].to(people["red/there"]),
         "in": people["red/there"].to(people["red/a"]),
         "tcp": people["red/c"].to(people["red/there"], "tcp"),
-        "spied near": people["red/a"].to(people["blue/spy"]),
-        "spied far": people["red/b"].to(people["blue/spy2"]),
-        "spied in": people["blue/spy2"].to(people["red/a"]),
+        "spied near": people["red/a"].towards(people["blue/spy"]),
+        "spied far": people["red/b"].towards(people["blue/spy2"]),
+        "spied in": people["blue/spy2"].towards(people["red/a"]),
     }
 
 

@@ -30,9 +30,13 @@ class Member:
         mac: str = self.answer.said["interfaces"][1]["mac"]
         return mac
 
-    def to(self, other: Member, kind: str = "udp") -> Stream:
+    def to(self, other: Member, kind: str = "udp", *, every: int = 1) -> Stream:
         """A stream from here to there."""
-        return Stream(self.pod.sandbox.path, other.pod.sandbox.path, other.address, kind)
+        return Stream(self.pod.sandbox.path, other.pod.sandbox.path, other.address, kind, every)
+
+    def towards(self, other: Member) -> Stream:
+        """A stream that need not be dense: it should not arrive, or not always."""
+        return self.to(other, every=10)
 
 
 @contextmanager

@@ -18,7 +18,7 @@ import logging
 import subprocess
 import sys
 from array import array
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -36,15 +36,17 @@ ATTEMPTS = 3
 
 @dataclass(frozen=True, slots=True)
 class Stream:
-    """A datagram (or over one connection of `tcp` a record) each millisecond, from one network namespace to another.
+    """Numbered datagrams (or with `tcp` records over one connection) from one network namespace to another.
 
-    `sender` and `receiver` are paths of network namespaces, `address` is the receiver's.
+    `sender` and `receiver` are paths of network namespaces, `address` is the receiver's. One is sent each millisecond,
+    or only every so many: what should not arrive need not be so dense, and a switch has just so much room.
     """
 
     sender: str
     receiver: str
     address: str
     kind: str = "udp"
+    every: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,11 +112,11 @@ class Traffic:
 
     def __enter__(self) -> Traffic:
         told = [
-            (stream.kind, stream.sender, stream.receiver, stream.address, FIRST_PORT + position)
+            (stream.kind, stream.sender, stream.receiver, stream.address, FIRST_PORT + position, stream.every)
             for position, stream in enumerate(self._streams.values())
         ]
-        self._receiving = _start("receive", [(kind, to, address, port) for kind, _, to, address, port in told])
-        self._sending = _start("send", [(kind, by, address, port) for kind, by, _, address, port in told])
+        self._receiving = _start("receive", [(kind, to, *rest) for kind, _, to, *rest in told])
+        self._sending = _start("send", [(kind, by, *rest) for kind, by, _, *rest in told])
         return self
 
     def __exit__(
@@ -175,7 +177,7 @@ def _records(sent: array[float], found: array[float]) -> Tally:
     return Tally(tuple(sent), (*found, *missing))
 
 
-def _start(end: str, streams: list[tuple[str, str, str, int]]) -> subprocess.Popen[str]:
+def _start(end: str, streams: Sequence[tuple[object, ...]]) -> subprocess.Popen[str]:
     process = subprocess.Popen(
         [sys.executable, "-I", str(PROGRAM), end], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )

@@ -1,10 +1,10 @@
 """One end of many streams at once, as a process: `traffic_process.py send|receive`, told by JSON on standard input.
 
-The first line of standard input lists the streams: [kind, network namespace, address, port], kind "udp" or "tcp". A
-socket stays in the namespace that it was made in, so one process serves them all, on one clock. It prints "ready", goes
-on until another line comes, and prints for each stream, as base64 of doubles: the sender at which second of
-CLOCK_MONOTONIC it sent each number; the receiver pairs of number and second. Of a TCP stream the receiver tells seconds
-alone, one for each record of 8 bytes.
+The first line of standard input lists the streams: [kind, network namespace, address, port, every], kind "udp" or
+"tcp", a record every so many milliseconds. A socket stays in the namespace that it was made in, so one process serves
+them all, on one clock. It prints "ready", goes on until another line comes, and prints for each stream, as base64 of
+doubles: the sender at which second of CLOCK_MONOTONIC it sent each number; the receiver pairs of number and second. Of
+a TCP stream the receiver tells seconds alone, one for each record of 8 bytes.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ SETTLED_S = 0.3
 CLONE_NEWNET = 0x40000000
 NUMBER = struct.Struct("!Q")
 KINDS = {"udp": socket.SOCK_DGRAM, "tcp": socket.SOCK_STREAM}
+
+Told = tuple[str, str, str, int, int]
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -58,10 +60,10 @@ def tell(streams: list[array[float]]) -> None:
     say(json.dumps([base64.b64encode(stream.tobytes()).decode() for stream in streams]))
 
 
-def send(streams: list[tuple[str, str, str, int]]) -> None:
-    """A record on every stream each millisecond. After a delay none is made up for: a burst is another load."""
+def send(streams: list[Told]) -> None:
+    """A record each so many milliseconds. After a delay none is made up for: a burst is another load."""
     sockets = []
-    for kind, netns, address, port in streams:
+    for kind, netns, address, port, _ in streams:
         sock = socket_in(netns, kind)
         if kind == "tcp":
             sock.settimeout(10)
@@ -71,30 +73,32 @@ def send(streams: list[tuple[str, str, str, int]]) -> None:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         sockets.append(sock)
     sent: list[array[float]] = [array("d") for _ in sockets]
-    ends = list(zip(sockets, sent, strict=True))
+    ends = [(sock, times, every) for sock, times, (*_, every) in zip(sockets, sent, streams, strict=True)]
     say("ready")
-    due = time.monotonic()
+    due, tick = time.monotonic(), 0
     while not told(due - time.monotonic()):
         now = time.monotonic()
-        for sock, times in ends:
+        for sock, times, every in ends:
+            if tick % every:
+                continue
             try:
                 sock.send(NUMBER.pack(len(times)))
             except OSError:  # a full buffer, a connection that broke: not sent
                 continue
             times.append(now)
-        due = max(due + SPACING_S, now)
+        due, tick = max(due + SPACING_S, now), tick + 1
     tell(sent)
     told(60)  # closing a TCP connection is for the receiver to see, after its last record
 
 
-def receive(streams: list[tuple[str, str, str, int]]) -> None:
+def receive(streams: list[Told]) -> None:
     """Whatever arrives until told to stop, and for a moment more."""
     arrived: list[array[float]] = [array("d") for _ in streams]
     poll = select.epoll()
     poll.register(sys.stdin, select.EPOLLIN)
     places: dict[int, tuple[str, socket.socket, array[float]]] = {}
     parts: dict[int, int] = {}
-    for (kind, netns, _, port), times in zip(streams, arrived, strict=True):
+    for (kind, netns, _, port, _), times in zip(streams, arrived, strict=True):
         sock = socket_in(netns, kind)
         sock.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, RECEIVE_BUFFER)
         sock.setblocking(False)
