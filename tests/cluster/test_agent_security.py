@@ -7,27 +7,18 @@ import secrets
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from ipaddress import IPv4Address
 
 import pytest
-from scapy.layers.inet import IP, UDP
-from scapy.layers.l2 import ARP, Ether
-from scapy.packet import Packet, Raw
 
-from agent.podlink import mac_text
-from flows.snapshot import mac_of
 from flows.tables import POD_IN
-from tests.support.frames import Sniffer, send_frame, socket_in
+from tests.support.attackers import BROADCAST, ENOUGH_S, PORT, Attacker, mac
+from tests.support.frames import Sniffer, socket_in
 from tests.support.lab import LabUnderTest, eventually
 from tests.support.runtime import Answer, Node, Pod
 
 LAB_OPTIONS = ("--nodes", "1")
 
-PORT = 7777
 OUTSIDE = "198.51.100.10"
-BROADCAST = "ff:ff:ff:ff:ff:ff"
-ENOUGH_S = 0.4
-"""What gets through is there within a few milliseconds."""
 
 
 @pytest.fixture(scope="module")
@@ -35,39 +26,6 @@ def node(lab: LabUnderTest) -> Node:
     for namespace in ("red", "blue"):
         lab.run("kubectl", "create", "namespace", namespace)
     return Node(lab.status()["nodes"][0])
-
-
-class Attacker:
-    """A pod of `red` that sends whatever frames it likes."""
-
-    def __init__(self, pod: Pod, answer: Answer) -> None:
-        self.address = answer.address
-        self.mac = mac(answer.address)
-        self.gateway = answer.said["ips"][0]["gateway"]
-        self.host_mac = answer.host_mac
-        self.netns = pod.sandbox.path
-
-    def send(self, frame: Packet) -> None:
-        send_frame(self.netns, "eth0", bytes(frame))
-
-    def frame(self, payload: bytes, target: str, **forged: str) -> Packet:
-        """A datagram to `target`; what it says of itself is true unless it is `forged`."""
-        said = {"src": self.address, "eth_src": self.mac, "eth_dst": mac(self.gateway), **forged}
-        ether = Ether(src=said["eth_src"], dst=said["eth_dst"])
-        return ether / IP(src=said["src"], dst=target) / UDP(sport=PORT, dport=PORT) / Raw(payload)
-
-    def question(self, target: str, **forged: str) -> Packet:
-        """An ARP request for `target`; what it says of itself is true unless it is `forged`."""
-        said = {"psrc": self.address, "hwsrc": self.mac, "eth_src": self.mac, **forged}
-        ether = Ether(src=said["eth_src"], dst=BROADCAST)
-        return ether / ARP(op="who-has", psrc=said["psrc"], hwsrc=said["hwsrc"], pdst=target)
-
-    def is_answered(self, question: Packet) -> bool:
-        """Whether anybody answers an ARP request within a moment."""
-        reply = b"\x08\x06\x00\x01\x08\x00\x06\x04\x00\x02"  # ethertype ARP, Ethernet and IPv4, is-at (RFC 826)
-        with Sniffer(self.netns, "eth0") as sniffer:
-            self.send(question)
-            return sniffer.sees(reply, ENOUGH_S)
 
 
 @pytest.fixture(scope="module")
@@ -104,10 +62,6 @@ def victim(node: Node) -> Iterator[Target]:
     """A pod of another namespace, on the same node."""
     with node.attached("blue", "victim") as (pod, answer):
         yield Target(pod, answer)
-
-
-def mac(address: str) -> str:
-    return mac_text(mac_of(IPv4Address(address)))
 
 
 def node_gets(node: Node, send: Callable[[bytes], None]) -> bool:

@@ -6,6 +6,7 @@ import select
 import socket
 import threading
 import time
+from collections.abc import Mapping
 from types import TracebackType
 
 from agent import netns
@@ -55,3 +56,33 @@ class Sniffer:
             if select.select([self._socket], [], [], left)[0] and payload in self._socket.recv(1 << 16):
                 return True
         return False
+
+
+class Lookout:
+    """Watches several devices at once: `places` are names for the paths of network namespaces and devices in them."""
+
+    def __init__(self, places: Mapping[str, tuple[str, str]]) -> None:
+        self._places = places
+        self._sockets: dict[socket.socket, str] = {}
+
+    def __enter__(self) -> Lookout:
+        for name, (path, ifname) in self._places.items():
+            sniffing = socket_in(path, socket.AF_PACKET, socket.SOCK_RAW, socket.htons(0x0003))
+            self._sockets[sniffing] = name
+            sniffing.bind((ifname, 0x0003))
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for sniffing in self._sockets:
+            sniffing.close()
+
+    def seen(self, payload: bytes, within_s: float) -> set[str]:
+        """Where a frame with `payload` in it comes by within that time."""
+        found: set[str] = set()
+        end = time.monotonic() + within_s
+        while (left := end - time.monotonic()) > 0:
+            ready, _, _ = select.select(list(self._sockets), [], [], left)
+            found |= {self._sockets[one] for one in ready if payload in one.recv(1 << 16)}
+        return found

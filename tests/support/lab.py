@@ -34,6 +34,16 @@ def eventually(condition: Callable[[], object], what: str, *, deadline_s: float 
         time.sleep(0.05)
 
 
+def holds_within(seconds: float, condition: Callable[[], object]) -> bool:
+    """Whether `condition` comes to hold within that time."""
+    end = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.02)
+    return True
+
+
 class LabUnderTest:
     """One named lab. Every method fails the test with what the command said."""
 
