@@ -28,7 +28,7 @@ from tests.support.lab import LabUnderTest, eventually, holds_within
 
 OUTSIDE = "198.51.100.10"
 NOBODY = "172.11.0.200"
-"""An address of the first node's that no pod has: a pod that had it would be told of every port where nobody listens."""
+"""An address of the first node's that no pod has, or it would be told of ports where nobody listens."""
 
 
 @pytest.fixture(scope="module", params=["multitenant", "subnet"])

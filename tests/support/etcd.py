@@ -34,7 +34,7 @@ class CommandFailed(Exception):
 
 @dataclass(frozen=True)
 class Certificates:
-    """PEM files: an authority, a server's certificate for 127.0.0.1, and a client's, both signed by it."""
+    """PEM files: an authority, a server's certificate for its address, and a client's, both signed by it."""
 
     ca: Path
     server: Path
@@ -47,19 +47,30 @@ class EtcdServers:
     """A cluster of `members`, running from `__enter__` to `__exit__`. Members are numbered from 0.
 
     `arguments` are more flags for every member. With `tls` clients need a certificate of `certificates`. Users are set
-    up by `enable_users`. Members end with the thread that started them, so that is to be the main thread.
+    up by `enable_users`. Members end with the thread that started them, so that is to be the main thread. They serve on
+    `address`; servers and etcdctl are run by `prefix`, for instance `("nsenter", "--net=/run/netns/x", "--")`.
     """
 
-    def __init__(self, *, members: int = 1, tls: bool = False, arguments: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self,
+        *,
+        members: int = 1,
+        tls: bool = False,
+        arguments: tuple[str, ...] = (),
+        address: str = "127.0.0.1",
+        prefix: tuple[str, ...] = (),
+    ) -> None:
         self._directory = tempfile.TemporaryDirectory(prefix="k8sovs-etcd-")
         self._root = Path(self._directory.name)
         self._arguments = arguments
+        self._address = address
+        self._prefix = prefix
         self._client_ports = [_free_port() for _ in range(members)]
         self._peer_ports = [_free_port() for _ in range(members)]
         self._processes: list[subprocess.Popen[bytes] | None] = [None] * members
         self._frozen: set[int] = set()
         self._login: tuple[str, ...] = ()
-        self.certificates = _certificates(self._root) if tls else None
+        self.certificates = _certificates(self._root, address) if tls else None
 
     def __enter__(self) -> EtcdServers:
         try:
@@ -190,13 +201,13 @@ class EtcdServers:
         )
 
     def _client_url(self, member: int) -> str:
-        return f"{'https' if self.certificates else 'http'}://127.0.0.1:{self._client_ports[member]}"
+        return f"{'https' if self.certificates else 'http'}://{self._address}:{self._client_ports[member]}"
 
     def _spawn(self, member: int) -> None:
         peers = [f"http://127.0.0.1:{port}" for port in self._peer_ports]
         # setpriv lets the kernel end the server when the test process dies, however it dies.
         command = [
-            *("setpriv", "--pdeathsig=KILL", "etcd", f"--name=member{member}"),
+            *(*self._prefix, "setpriv", "--pdeathsig=KILL", "etcd", f"--name=member{member}"),
             f"--data-dir={self._root / f'member{member}'}",
             f"--listen-client-urls={self._client_url(member)}",
             f"--advertise-client-urls={self._client_url(member)}",
@@ -235,7 +246,7 @@ class EtcdServers:
                 return
 
     def _etcdctl(self, endpoints: tuple[str, ...], *arguments: str, stdin: str | bytes | None = None) -> str:
-        command = ["etcdctl", f"--endpoints={','.join(endpoints)}", "--dial-timeout=1s", *arguments]
+        command = [*self._prefix, "etcdctl", f"--endpoints={','.join(endpoints)}", "--dial-timeout=1s", *arguments]
         if self.certificates:
             command += [
                 f"--cacert={self.certificates.ca}",
@@ -280,9 +291,9 @@ def _free_port() -> int:
             return port
 
 
-def _certificates(directory: Path) -> Certificates:
+def _certificates(directory: Path, address: str) -> Certificates:
     ca, ca_key = _certificate(directory, "ca", None, "basicConstraints=critical,CA:TRUE")
-    server, server_key = _certificate(directory, "server", (ca, ca_key), "subjectAltName=IP:127.0.0.1")
+    server, server_key = _certificate(directory, "server", (ca, ca_key), f"subjectAltName=IP:{address}")
     client, client_key = _certificate(directory, "client", (ca, ca_key), "extendedKeyUsage=clientAuth")
     return Certificates(ca, server, server_key, client, client_key)
 
