@@ -7,6 +7,7 @@ import json
 from ipaddress import AddressValueError, IPv4Address
 from typing import TYPE_CHECKING
 
+from k8sovs.cli import backends
 from k8sovs.cli.net import add_store_options, run_on_etcd
 from k8sovs.cli.table import print_table, printable
 
@@ -32,6 +33,7 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     removing.set_defaults(run=_remove)
     for each in (listing, adding, removing):
         add_store_options(each)
+    backends.register(commands)
 
 
 def _address(text: str) -> IPv4Address:

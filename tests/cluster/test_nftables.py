@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, replace
-from ipaddress import IPv4Network
+from ipaddress import IPv4Address, IPv4Network
 from typing import Any
 
 import pytest
@@ -24,7 +24,7 @@ SPEC = FilterSpec(
     refuse_unsolicited=True,
     copied_devices=(),
 )
-POD, NODE, OUTSIDE = "172.11.0.5", "198.51.100.1", "198.51.100.10"
+POD, GATEWAY, NODE, OUTSIDE = "172.11.0.5", "172.11.0.1", "198.51.100.1", "198.51.100.10"
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +49,8 @@ def is_cut_off(sandbox: Sandbox, address: str) -> bool:
 def place() -> Iterator[Place]:
     with fresh_namespace(), Sandbox() as pod, Sandbox() as outside:
         pod.connect("tun0", "eth0", f"{POD}/16")
-        run("ip", "address", "add", "172.11.0.1/16", "dev", "tun0")
-        pod.run("ip", "route", "add", "default", "via", "172.11.0.1")
+        run("ip", "address", "add", f"{GATEWAY}/16", "dev", "tun0")
+        pod.run("ip", "route", "add", "default", "via", GATEWAY)
         outside.connect("eth0", "eth0", f"{OUTSIDE}/24")
         run("ip", "address", "add", f"{NODE}/24", "dev", "eth0")
         sysctls.apply(sysctls.node_sysctls("tun0"))
@@ -73,6 +73,16 @@ async def test_pods_and_node_reach_each_other(place: Place, nftables: Nftables) 
     await nftables.apply(ruleset(SPEC))
     assert reaches(place.pod, NODE)
     run("ping", "-c", "1", "-W", "1", POD)
+
+
+async def test_clients_that_an_edge_host_forwards_are_answered_by_way_of_it(place: Place, nftables: Nftables) -> None:
+    place.outside.run("ip", "route", "add", "172.11.0.0/16", "via", NODE)
+    place.pod.run("ip", "route", "del", "default")
+    admitting = replace(SPEC, refuse_unsolicited=False)
+    await nftables.apply(ruleset(admitting))
+    assert is_cut_off(place.outside, POD), "the pod knows no way to a client, so this must fail"
+    await nftables.apply(ruleset(replace(admitting, masquerade_as=IPv4Address(GATEWAY))))
+    assert reaches(place.outside, POD)
 
 
 @pytest.mark.parametrize("refuse", [True, False])

@@ -25,6 +25,9 @@ class Server(ThreadingHTTPServer):
 
     request_queue_size = 128
 
+    def handle_error(self, *_: object) -> None:
+        """Health checks hang up before they have been answered in full."""
+
 
 def serve(port: int, name: str) -> None:
     """Answer every GET with `name`, for ever."""
