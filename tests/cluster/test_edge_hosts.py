@@ -5,77 +5,22 @@ from __future__ import annotations
 import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from itertools import product
-from pathlib import Path
 
 import pytest
 
-from k8sovs.lab.reach import Place, judge
-from tests.support.balancers import HAPROXY_HTTP, PORTS, Balancers
+from k8sovs.lab.reach import judge
+from tests.support.balancers import HAPROXY_HTTP, PORTS
+from tests.support.edge import REQUESTS, TENANTS, Site, assert_fair
 from tests.support.lab import LabUnderTest, eventually, k8sovs
-from tests.support.web import Asking, start_server
 
 LAB_OPTIONS = ("--nodes", "3", "--edge", "1")
-
-REQUESTS = 300
-FAIR = range(int(0.20 * REQUESTS), int(0.47 * REQUESTS) + 1)
-TENANTS = {"red": "node1", "blue": "node2", "green": "node3"}
-PORT = 8080
-
-
-@dataclass
-class Site:
-    """A lab with a web server in a pod of each tenant, balancers before them, and a client."""
-
-    lab: LabUnderTest
-    stack: ExitStack
-    directory: Path
-    servers: dict[str, subprocess.Popen[str]] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        status = self.lab.status()
-        (self.edge,) = status["edges"]
-        self.client = Place("client", status["client"]["netns"], status["client"]["ip"])
-        addresses = {}
-        for tenant in TENANTS:
-            pod = self.lab.add_pod(f"{tenant}/web", TENANTS[tenant] if len(status["nodes"]) > 1 else "node1")
-            self.servers[tenant] = start_server(pod["netns"], PORT, tenant)
-            self.stack.callback(self.servers[tenant].kill)
-            addresses[tenant] = f"{pod['ip']}:{PORT}"
-        self.stack.enter_context(Balancers(self.lab, self.edge["name"], addresses, self.directory))
-
-    def ask(self, port: int, count: int = REQUESTS) -> Asking:
-        return Asking(self.client.netns, f"http://{self.edge['client_ip']}:{port}/", count)
-
-    def answers(self, port: int = HAPROXY_HTTP, count: int = 3) -> dict[str, int]:
-        """Who answers; empty if not every request was answered."""
-        answers, failures = self.ask(port, count).ended()
-        return {} if failures else answers
-
-    def nodes(self) -> list[str]:
-        return [node["name"] for node in self.lab.status()["nodes"]]
-
-    def flows(self, host: str) -> str:
-        return self.lab("exec", host, "--", "ovs-ofctl", "-O", "OpenFlow15", "dump-flows", "br0")
-
-    def gateway(self) -> str:
-        return self.lab("exec", "edge1", "--", "ip", "-4", "-brief", "address", "show", "tun0")
-
-    def edge_log(self) -> str:
-        return Path(self.lab.status()["directory"], "logs", "agent-edge1.log").read_text()
 
 
 @pytest.fixture(scope="module")
 def site(lab: LabUnderTest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     with ExitStack() as stack:
         yield Site(lab, stack, tmp_path_factory.mktemp("edge"))
-
-
-def assert_fair(answers: dict[str, int], failures: list[str]) -> None:
-    assert failures == []
-    assert answers.keys() == TENANTS.keys()
-    assert [f"{name}: {count}" for name, count in answers.items() if count not in FAIR] == []
 
 
 @pytest.mark.parametrize("port", PORTS.values(), ids=PORTS)
@@ -123,7 +68,7 @@ def test_the_edge_host_comes_back_when_all_of_it_restarts_while_etcd_is_away(sit
         assert site.answers() == {}
         site.lab("start", "vswitchd", "edge1")
         site.lab("start", "agent", "edge1")
-        eventually(lambda: site.answers().keys() == TENANTS.keys(), "every tenant answers again")
+        eventually(lambda: site.answers().keys() == TENANTS, "every tenant answers again")
     finally:
         site.lab("start", "etcd")
     eventually(lambda: "leads" in site.lab("status"), "a controller leads again")
@@ -139,7 +84,7 @@ def test_every_node_closes_to_a_host_that_is_removed_and_opens_when_it_is_added_
     assert k8sovs("edge", "add", "192.0.2.250", "--wait", env=env).returncode == 0
     added = k8sovs("edge", "add", address, "--name", "edge1", "--wait", env=env)
     assert added.returncode == 0, added.stderr
-    eventually(lambda: site.answers().keys() == TENANTS.keys(), "every tenant answers again")
+    eventually(lambda: site.answers().keys() == TENANTS, "every tenant answers again")
     assert site.gateway() != before
     assert all(address in site.flows(node) for node in site.nodes())
 

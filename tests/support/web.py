@@ -3,13 +3,14 @@
     nsenter --net=... python web.py serve PORT NAME
     nsenter --net=... python web.py ask COUNT URL       prints {"answers": {NAME: COUNT}, "failures": [WHY]}
 
-The client opens a connection for each request, and asks one after the other.
+The client opens a connection for each request, and asks one after the other, until SIGTERM at the latest.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import urllib.error
@@ -53,7 +54,11 @@ def ask(count: int, url: str) -> None:
     """Ask `count` times, and print what came of it."""
     answers: Counter[str] = Counter()
     failures = []
+    told = []
+    signal.signal(signal.SIGTERM, lambda *_: told.append("to stop"))
     for _ in range(count):
+        if told:
+            break
         try:
             with urllib.request.urlopen(url, timeout=TIMEOUT_S) as response:
                 answers[response.read().decode()] += 1
@@ -79,6 +84,10 @@ class Asking:
         # A proxy of this machine's is none of the namespace's.
         environment = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
         self._process = subprocess.Popen(argv, stdout=subprocess.PIPE, text=True, env=environment)
+
+    def stop(self) -> None:
+        """Let the request under way be the last."""
+        self._process.terminate()
 
     def ended(self) -> tuple[dict[str, int], list[str]]:
         """How many answers came from whom, and why others failed."""
