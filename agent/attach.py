@@ -20,7 +20,9 @@ from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from agent.attachment import PodAttachment
 from agent.attachments import Attachments
 from agent.bandwidth import Bandwidth
+from agent.check import Checker
 from agent.cluster import ClusterSource
+from agent.collect import Collector
 from agent.flow_reconciler import FlowReconciler
 from agent.ipam import Leases, SubnetFull
 from agent.limits import UNLIMITED
@@ -31,6 +33,7 @@ from agent.reaper import Reaper
 from agent.shaping import Shaper
 from agent.snapshot import Identity
 from agent.tenancy import NoTenancy, wait_tenancy
+from agent.turns import Turns
 from cni.errors import CniError, ErrorCode
 from cni.request import AttachmentKey, Request
 from cni.result import Interface, IpConfig, Result, Route
@@ -92,6 +95,8 @@ class Attacher:
         self._attachments = attachments
         self._leases = leases
         self._devices = devices
+        self._checker = Checker(attachments, devices.links, devices.flows, self._link_spec)
+        self._collector = Collector(attachments, self._disconnect)
 
     async def add(self, request: Request) -> Result:
         """Attach a pod; returns when it can send and be reached."""
@@ -110,9 +115,9 @@ class Attacher:
         except SubnetFull as error:
             raise CniError(ErrorCode.SUBNET_FULL, f"pod {pod.namespace}/{pod.name}: {error}") from error
         limits = self._bandwidth.at_start(pod, request.conf.runtime_config)
-        attachment = PodAttachment(request.key, pod, request.netns, address, tenancy, limits)
+        attachment = PodAttachment(request.key, pod, request.netns, address, tenancy, limits, request.conf.name)
         try:
-            return self._result(await self._connect(attachment), address)
+            return self._result(*await self._connect(attachment), address)
         except BaseException:  # whatever it was, cancellation included: half an attachment must not stay
             try:
                 await self._disconnect(request.key)
@@ -130,44 +135,30 @@ class Attacher:
             raise CniError(ErrorCode.TRY_AGAIN_LATER, f"{request.key} cannot be detached: {error}") from error
 
     async def check(self, request: Request) -> None:
-        """Raise unless the attachment is on the switch with the address that its ADD answered."""
-        attachment = self._attachments.get(request.key)
-        if attachment is None:
-            raise CniError(ErrorCode.CHECK_FAILED, f"{request.key} is not attached to this node's switch")
-        if attachment not in self._attachments.forwarding():
-            raise CniError(ErrorCode.CHECK_FAILED, f"{request.key}: the switch does not forward for its port")
-        told = _told_addresses(request)
-        if told and str(attachment.address) not in told:
-            raise CniError(
-                ErrorCode.CHECK_FAILED, f"{request.key} has {attachment.address}, prevResult says {', '.join(told)}"
-            )
+        """Raise unless the attachment is as its ADD left it."""
+        await self._checker.check(request)
 
-    async def gc(self, request: Request) -> None:
-        """Detach everything that the runtime does not name as valid."""
-        valid = request.conf.valid_attachments or frozenset()
-        gone = [found for found in self._attachments.by_port().values() if found.key not in valid]
-        failures: list[str] = []
-        for attachment in gone:
-            try:
-                await self._disconnect(attachment.key)
-            except OvsdbError as error:
-                failures.append(f"{attachment.key}: {error}")
-        if failures:
-            raise CniError(ErrorCode.TRY_AGAIN_LATER, "some attachments are left", "; ".join(failures))
+    async def gc(self, request: Request, turns: Turns) -> None:
+        """Detach everything of this network that the runtime does not name as valid."""
+        await self._collector.collect(request, turns)
 
     async def status(self) -> None:
-        """Raise unless an ADD would be served now."""
+        """Raise what an ADD would fail with now, whatever its pod."""
         if not self._devices.flows.current:
-            raise CniError(ErrorCode.NOT_AVAILABLE, "the switch does not have its flows: is ovs-vswitchd running?")
+            raise CniError(
+                ErrorCode.NOT_AVAILABLE_LIMITED, "the switch does not have its flows: is ovs-vswitchd running?"
+            )
         if not self._devices.ports.connected:
             raise CniError(ErrorCode.NOT_AVAILABLE, "no connection to the switch's database: is ovsdb-server running?")
+        if self._leases.full:
+            raise CniError(ErrorCode.NOT_AVAILABLE, str(SubnetFull(self._leases.subnet, self._leases.capacity)))
 
-    async def _connect(self, attachment: PodAttachment) -> PodLink:
-        """Link, port, flows. Raises CniError."""
+    async def _connect(self, attachment: PodAttachment) -> tuple[PodLink, tuple[IPv4Network, ...]]:
+        """Link, port, flows; the link, and where the container reaches by it. Raises CniError."""
         name = host_link_name(attachment.key.container_id, attachment.key.ifname)
         try:
             await self._devices.reaper.wait_deleted(name)
-            spec = self._link_spec(name, attachment)
+            spec = self._link_spec(attachment)
             link = await self._devices.links.create_pod_link(spec)
             # The switch needs no more than the device, and longer for its port than we for the rest of the link.
             configured = asyncio.create_task(self._devices.links.configure_pod_link(spec))
@@ -175,7 +166,7 @@ class Attacher:
                 port = PodPort(name, self._ofport(attachment.address), attachment.external_ids())
                 await self._devices.ports.add(port)
             finally:
-                await configured
+                routes = await configured
             await self._commit_flows()
             if attachment.limits != UNLIMITED:
                 await self._devices.shaper.reconcile()
@@ -187,7 +178,7 @@ class Attacher:
             raise CniError(ErrorCode.IO_FAILURE, f"{attachment.key}: {error}") from error
         except (OvsdbError, SwitchAway) as error:
             raise CniError(ErrorCode.TRY_AGAIN_LATER, f"{attachment.key}: {error}") from error
-        return link
+        return link, routes
 
     async def _disconnect(self, key: AttachmentKey) -> None:
         """Port, flows, address, link. Raises OvsdbError, with everything still in place."""
@@ -208,9 +199,9 @@ class Attacher:
         except TimeoutError:
             raise SwitchAway(f"the switch took no flows for {FLOW_DEADLINE_S:g} s: is ovs-vswitchd running?") from None
 
-    def _link_spec(self, name: str, attachment: PodAttachment) -> PodLinkSpec:
+    def _link_spec(self, attachment: PodAttachment) -> PodLinkSpec:
         return PodLinkSpec(
-            host_name=name,
+            host_name=host_link_name(attachment.key.container_id, attachment.key.ifname),
             netns=attachment.netns,
             ifname=attachment.key.ifname,
             address=attachment.address,
@@ -226,7 +217,7 @@ class Attacher:
         offset = int(address) - int(self._identity.subnet.network_address)
         return FIRST_POD_PORT + offset % (OFPORT_LIMIT - FIRST_POD_PORT)
 
-    def _result(self, link: PodLink, address: IPv4Address) -> Result:
+    def _result(self, link: PodLink, routes: tuple[IPv4Network, ...], address: IPv4Address) -> Result:
         gateway = self._identity.gateway
         return Result(
             interfaces=(
@@ -234,18 +225,5 @@ class Attacher:
                 Interface(link.ifname, link.mac, sandbox=link.netns, mtu=link.mtu),
             ),
             ips=(IpConfig(IPv4Interface((address, self._identity.subnet.prefixlen)), gateway, interface=1),),
-            routes=tuple(Route(network, gateway) for network in (IPv4Network("0.0.0.0/0"), *self._network.networks)),
+            routes=tuple(Route(network, gateway) for network in sorted(routes)),
         )
-
-
-def _told_addresses(request: Request) -> list[str]:
-    """The addresses in the request's prevResult, without their prefix lengths. Raises CniError."""
-    match (request.conf.prev_result or {}).get("ips"):
-        case None:
-            return []
-        case list(entries):
-            addresses = [entry.get("address") if isinstance(entry, dict) else None for entry in entries]
-            told = [address.partition("/")[0] for address in addresses if isinstance(address, str)]
-            if len(told) == len(entries):
-                return told
-    raise CniError(ErrorCode.INVALID_CONFIG, "prevResult: ips must be a list of objects that have an address")

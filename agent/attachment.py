@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address
 
 from agent.limits import UNLIMITED, Limits, limit_ids, limits_from_ids
+from cni.conf import NETWORK
 from cni.request import AttachmentKey, PodIdentity
 from flows.snapshot import VNI_MAX, Tenancy
 
@@ -19,7 +20,10 @@ PREFIX = "k8sovs-"
 
 @dataclass(frozen=True, slots=True)
 class PodAttachment:
-    """One attachment. `tenancy` and `limits` are what was in force when they were last written."""
+    """One attachment. `tenancy` and `limits` are what was in force when they were last written.
+
+    `network` is the name of the network configuration that it was made by.
+    """
 
     key: AttachmentKey
     pod: PodIdentity
@@ -27,6 +31,7 @@ class PodAttachment:
     address: IPv4Address
     tenancy: Tenancy
     limits: Limits = UNLIMITED
+    network: str = NETWORK
 
     def external_ids(self) -> dict[str, str]:
         """As `external_ids` of the port."""
@@ -38,6 +43,7 @@ class PodAttachment:
             PREFIX + "pod-uid": self.pod.uid,
             PREFIX + "netns": self.netns,
             PREFIX + "address": str(self.address),
+            PREFIX + "network": self.network,
             **tenancy_ids(self.tenancy),
             **limit_ids(self.limits, PREFIX),
         }
@@ -53,6 +59,7 @@ class PodAttachment:
                 address=IPv4Address(ids[PREFIX + "address"]),
                 tenancy=Tenancy(_vni(ids[PREFIX + "send"]), frozenset(map(_vni, ids[PREFIX + "accept"].split()))),
                 limits=limits_from_ids(ids, PREFIX),
+                network=ids.get(PREFIX + "network", NETWORK),
             )
         except (KeyError, ValueError):
             return None

@@ -33,6 +33,11 @@ class Attachments:
         self._known: dict[str, tuple[PortView, PodAttachment | None]] = {}
         self._forwarding: Mapping[PodAttachment, int] = {}
 
+    @property
+    def changes(self) -> Signal:
+        """Notified whenever the database, and so perhaps an attachment, has changed."""
+        return self._ovsdb.changes
+
     def by_port(self) -> dict[str, PodAttachment]:
         """Every attachment, by the name of its port."""
         self._refresh()

@@ -23,11 +23,11 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Protocol
-from weakref import WeakValueDictionary
 
 from agent.cni_spool import SpooledCall, read_spool
+from agent.turns import Turns
 from cni.errors import CniError, ErrorCode
-from cni.request import AttachmentKey, Command, NetConf, Request
+from cni.request import Command, NetConf, Request
 from cni.result import Result
 from cni.versions import LATEST
 from cni.wire import CALL_LIMIT, decode_call, encode_answer
@@ -59,8 +59,8 @@ class Handler(Protocol):
     async def check(self, request: Request) -> None:
         """Raise unless the attachment is as ADD left it."""
 
-    async def gc(self, request: Request) -> None:
-        """Detach whatever is not among the valid attachments of the request."""
+    async def gc(self, request: Request, turns: Turns) -> None:
+        """Detach whatever is not among the valid attachments of the request, each in its turn."""
 
     async def status(self) -> None:
         """Raise unless ADD can be served now."""
@@ -88,7 +88,7 @@ class CniServer:
         self._now = now
         self._room = asyncio.Semaphore(connection_limit)
         self._serving = asyncio.Event()
-        self._turns: WeakValueDictionary[AttachmentKey, asyncio.Lock] = WeakValueDictionary()
+        self._turns = Turns()
 
     async def wait_serving(self) -> None:
         """Wait until the socket is there and calls are accepted."""
@@ -171,7 +171,8 @@ class CniServer:
             context = {label: environment.get(name, "") for label, name in _LOGGED.items()}
             conf = NetConf.parse(stdin)
             version = conf.cni_version
-            result = await self._perform(Request.parse(environment, conf))
+            request = Request.parse(environment, conf)
+            result = await self._perform(request)
         except CniError as error:
             _level(context, log.warning)("cni-call-failed", **context, code=int(error.code), message=error.message)
             return 1, error.render(version)
@@ -180,7 +181,7 @@ class CniServer:
             return 1, CniError(ErrorCode.INTERNAL, f"internal error of the agent: {error!r}").render(version)
         milliseconds = round((self._now() - started) * 1000, 1)
         _level(context, log.info)("cni-call-done", **context, milliseconds=milliseconds)
-        return 0, b"" if result is None else result.render(version)
+        return 0, b"" if result is None else result.render(version, request.previous)
 
     async def _perform(self, request: Request) -> Result | None:
         timeout = asyncio.timeout(self._call_deadline_s)
@@ -188,8 +189,7 @@ class CniServer:
             async with timeout:
                 if request.command in (Command.GC, Command.STATUS):
                     return await self._dispatch(request)
-                turn = self._turns.setdefault(request.key, asyncio.Lock())
-                async with turn:
+                async with self._turns.of(request.key):
                     return await self._dispatch(request)
         except TimeoutError:
             if not timeout.expired():
@@ -207,7 +207,7 @@ class CniServer:
             case Command.CHECK:
                 await self._handler.check(request)
             case Command.GC:
-                await self._handler.gc(request)
+                await self._handler.gc(request, self._turns)
             case Command.STATUS:
                 await self._handler.status()
         return None

@@ -17,6 +17,7 @@ from flows.desired import DesiredFlows, Part, changed_keys
 from flows.diff import AddFlow, FlowChange, difference
 from flows.flow import Flow, FlowKey, Source
 from flows.openflow.messages import InstalledFlow, MeterEntry
+from flows.pipeline import pod_flows
 from flows.snapshot import Snapshot
 from flows.tables import ARP_METER, ARP_RATE
 from k8sovs.logs import get_logger
@@ -85,6 +86,7 @@ class FlowReconciler:
         self._applied = Signal()
         self._applied_upto = 0
         self._served: int | None = None
+        self._distrusted = False
 
     @property
     def current(self) -> bool:
@@ -108,6 +110,20 @@ class FlowReconciler:
         number = self.request()
         while self._applied_upto < number:
             await self._applied.wait_beyond(self._applied.count)
+
+    async def missing(self, ofport: int) -> list[Flow]:
+        """The flows of the pod at `ofport` that are demanded and that the switch, being asked, does not show.
+
+        Raises SwitchDisconnected or SwitchRefused.
+        """
+        held = {entry.flow.key: entry.flow for entry in await self._switch.dump_flows(Source.ATTACHMENTS)}
+        snapshot = self._demand().snapshot
+        pods = [pod for pod in snapshot.attachments if pod.ofport == ofport]
+        return [flow for pod in pods for flow in pod_flows(pod, snapshot.mode) if held.get(flow.key) != flow]
+
+    def distrust(self) -> None:
+        """Have everything that the switch holds read and compared at the next reconciliation."""
+        self._distrusted = True
 
     async def run(self) -> None:
         """Reconcile for ever."""
@@ -158,7 +174,8 @@ class FlowReconciler:
 
     async def _apply(self, table: _Table, number: int) -> None:
         """Commit the difference between what is there and what is demanded, as of request `number`."""
-        if table.doubtful:
+        if table.doubtful or self._distrusted:
+            self._distrusted = False
             table.read_anew(await self._switch.dump_flows())
         demand = self._demand()
         parts = self._desired.parts(demand.snapshot)

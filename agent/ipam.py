@@ -39,6 +39,11 @@ class Leases:
         """How many pods can have an address."""
         return max(0, self._end - self._first)
 
+    @property
+    def full(self) -> bool:
+        """Whether `allocate` would raise."""
+        return len(self._owners) >= self.capacity
+
     def owner(self, address: IPv4Address) -> str | None:
         """Who has `address`."""
         return self._owners.get(address)

@@ -15,14 +15,15 @@ from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum
 from functools import partial
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv4Network
 from types import TracebackType
 from typing import TypeVar
 
-from agent import gateway, netlink, podlink, podshape, underlay
+from agent import gateway, netlink, podlink, podshape, podview, underlay
 from agent.gateway import GatewaySpec
 from agent.netns import NetnsGone
 from agent.podlink import (
+    EVERYWHERE,
     HOST_LINK_PREFIX,
     InterfaceExists,
     LinkError,
@@ -33,9 +34,11 @@ from agent.podlink import (
     mac_text,
 )
 from agent.podshape import PodShape
+from agent.podview import PodLinkView
 from agent.underlay import NextHop, Underlay, UnderlayError
 
 __all__ = [
+    "EVERYWHERE",
     "HOST_LINK_PREFIX",
     "DeviceEvent",
     "EventKind",
@@ -48,6 +51,7 @@ __all__ = [
     "NextHop",
     "PodLink",
     "PodLinkSpec",
+    "PodLinkView",
     "TunnelNeighbour",
     "Underlay",
     "UnderlayError",
@@ -127,15 +131,22 @@ class Links:
                 await self.delete_links([spec.host_name])
             raise
 
-    async def configure_pod_link(self, spec: PodLinkSpec) -> None:
-        """Make a link that was created ready to send, once the switch knows it. Raises NetnsGone, LinkError."""
+    async def configure_pod_link(self, spec: PodLinkSpec) -> tuple[IPv4Network, ...]:
+        """Make a link that was created ready to send; the destinations that are reached by it in the main table.
+
+        Raises NetnsGone, LinkError.
+        """
         work = asyncio.get_running_loop().run_in_executor(self._workers, podlink.configure_pod_link, spec)
         try:
-            await asyncio.shield(work)
+            return await asyncio.shield(work)
         except asyncio.CancelledError:
             with suppress(LinkError, NetnsGone):
                 await work
             raise
+
+    async def view_pod_link(self, host_name: str, netns: str, ifname: str) -> PodLinkView:
+        """What the two ends of a pod's link are now. Raises NetnsGone, OSError."""
+        return await self._run(podview.view_pod_link, host_name, netns, ifname)
 
     async def delete_links(self, names: Sequence[str]) -> None:
         """Delete host ends (and so their pods' ends); all of `names` in the time of one. Missing ones are no error."""

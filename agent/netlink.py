@@ -34,7 +34,7 @@ GROUP_LINK, GROUP_NEIGHBOUR, GROUP_QDISC, GROUP_IPV4_ADDRESS, GROUP_IPV4_ROUTE =
 
 IFF_UP, IFF_PROMISC = 0x1, 0x100
 IFA_F_PERMANENT, IFA_F_NOPREFIXROUTE = 0x80, 0x200
-RT_TABLE_MAIN, RTN_UNICAST, RTNH_F_ONLINK = 254, 1, 4
+RT_TABLE_UNSPEC, RT_TABLE_MAIN, RTN_UNICAST, RTNH_F_ONLINK = 0, 254, 1, 4
 SCOPE_UNIVERSE, SCOPE_LINK = 0, 253
 NUD_PERMANENT = 0x80
 
@@ -116,6 +116,7 @@ class Route:
     source: IPv4Address | None = None
     onlink: bool = False
     protocol: int = ROUTE_PROTOCOL
+    table: int = RT_TABLE_MAIN
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,8 +221,14 @@ def _address_message(index: int, address: IPv4Address, prefix_length: int) -> Un
     return message
 
 
+def add_route(route: Route) -> Request:
+    """A route to a destination that has none in this table (at metric 0); one that has keeps it."""
+    flags = NLM_F_CREATE | NLM_F_EXCL
+    return _request(f"route {route.destination}", _route_message(route), RTM_NEWROUTE, flags, (errno.EEXIST,))
+
+
 def replace_route(route: Route) -> Request:
-    """Set the route to a destination in the main table, whatever it was (at metric 0) before."""
+    """Set the route to a destination in its table, whatever it was (at metric 0) before."""
     return _request(f"route {route.destination}", _route_message(route), RTM_NEWROUTE, NLM_F_CREATE | NLM_F_REPLACE)
 
 
@@ -236,13 +243,13 @@ def _route_message(route: Route) -> UntypedMessage:
         rtmsg,
         family=socket.AF_INET,
         dst_len=route.destination.prefixlen,
-        table=RT_TABLE_MAIN,
+        table=route.table if route.table < 256 else RT_TABLE_UNSPEC,
         type=RTN_UNICAST,
         proto=route.protocol,
         scope=SCOPE_UNIVERSE if route.gateway else SCOPE_LINK,
         flags=RTNH_F_ONLINK if route.onlink else 0,
     )
-    message["attrs"] = [("RTA_OIF", route.index)]
+    message["attrs"] = [("RTA_OIF", route.index), ("RTA_TABLE", route.table)]
     if route.destination.prefixlen:
         message["attrs"].append(("RTA_DST", str(route.destination.network_address)))
     if route.gateway:
@@ -275,11 +282,12 @@ class Netlink:
     ) -> None:
         self._socket.close()
 
-    def execute(self, requests: Sequence[Request]) -> None:
-        """Have the kernel carry out `requests` in order, all sent at once.
+    def execute(self, requests: Sequence[Request]) -> frozenset[Request]:
+        """Have the kernel carry out `requests` in order, all sent at once; those that it refused, which is tolerated.
 
         The kernel goes on after an error; the first that is not tolerated is raised as NetlinkError at the end.
         """
+        tolerated: set[Request] = set()
         pending: dict[int, Request] = {}
         for request in requests:
             self._sequence += 1
@@ -292,10 +300,13 @@ class Netlink:
                     continue
                 request = pending.pop(sequence)
                 number, detail = _error(payload)
-                if number and number not in request.tolerated and failure is None:
+                if number in request.tolerated:
+                    tolerated.add(request)
+                elif number and failure is None:
                     failure = NetlinkError(number, request.purpose, detail)
         if failure:
             raise failure
+        return frozenset(tolerated)
 
     def link(self, name: str) -> Link | None:
         """The device `name`, or None."""

@@ -15,12 +15,13 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 
-from agent import netlink, netns
+from agent import netlink, netns, rules
 from agent.ethtool import settle_carrier, transmit_offloads_off
 from agent.netlink import Netlink, NetlinkError, Request, Route, VethEnd
 from flows.snapshot import mac_of
 
 HOST_LINK_PREFIX = "k8o"
+EVERYWHERE = IPv4Network("0.0.0.0/0")
 DELETION_GROUP = 0x6B38736F
 """Link group ("k8so") that our links join only to be deleted together."""
 
@@ -105,14 +106,18 @@ def create_pod_link(spec: PodLinkSpec) -> PodLink:
             return link
 
 
-def configure_pod_link(spec: PodLinkSpec) -> None:
-    """Give the pod's end its address and its routes; a failure leaves no link. Raises NetnsGone, LinkError."""
+def configure_pod_link(spec: PodLinkSpec) -> tuple[IPv4Network, ...]:
+    """Give the pod's end its address and its routes; where to (main table). Raises NetnsGone, LinkError.
+
+    A failure leaves no link. A destination that another interface of the pod is the way to stays that interface's:
+    then only what is sent from this one's own address leaves by it.
+    """
     with _undone_on_failure(spec), netns.opened(spec.netns) as sandbox:
         with netns.entered(sandbox, spec.netns):
             pod = Netlink()
             inet = _inet_socket()
         with pod, inet:
-            _configure(pod, inet, spec)
+            return _configure(pod, inet, spec)
 
 
 @contextmanager
@@ -179,14 +184,18 @@ def _quiet_ipv6(name: str) -> None:
         setting.write_text("1")
 
 
-def _configure(pod: Netlink, inet: socket.socket, spec: PodLinkSpec) -> None:
+def _configure(pod: Netlink, inet: socket.socket, spec: PodLinkSpec) -> tuple[IPv4Network, ...]:
     found = pod.link(spec.ifname)
     if found is None:
         raise LinkError(f"{spec.ifname} vanished from {spec.netns} while it was set up")
     if spec.offloads_off:
         transmit_offloads_off(inet, spec.ifname)
-    pod.execute(_pod_requests(found.index, spec))
+    routes = {netlink.add_route(route): route.destination for route in _routes(found.index, spec)}
+    taken = pod.execute([*_pod_requests(found.index, spec), *routes])
+    if taken:
+        pod.execute(_own_way(found.index, spec))
     settle_carrier(inet, spec.ifname)
+    return tuple(destination for request, destination in routes.items() if request not in taken)
 
 
 def _inet_socket() -> socket.socket:
@@ -194,13 +203,24 @@ def _inet_socket() -> socket.socket:
 
 
 def _pod_requests(index: int, spec: PodLinkSpec) -> list[Request]:
-    def route(destination: IPv4Network, gateway: IPv4Address | None) -> Request:
-        return netlink.replace_route(Route(destination, index, gateway=gateway))
-
     return [
         netlink.set_link("lo", up=True),
         netlink.add_address(index, spec.address, spec.prefix_length),
         netlink.permanent_neighbour(index, spec.gateway, mac_text(mac_of(spec.gateway))),
-        route(IPv4Network(spec.gateway), None),
-        *(route(network, spec.gateway) for network in (*spec.networks, IPv4Network("0.0.0.0/0"))),
+        netlink.add_route(Route(IPv4Network(spec.gateway), index)),
+    ]
+
+
+def _routes(index: int, spec: PodLinkSpec) -> list[Route]:
+    # On the link, whatever the table says: another interface of ours has the route to the gateway already.
+    return [Route(network, index, gateway=spec.gateway, onlink=True) for network in (*spec.networks, EVERYWHERE)]
+
+
+def _own_way(index: int, spec: PodLinkSpec) -> list[Request]:
+    """What is sent from the interface's own address leaves by it, wherever it goes."""
+    table = rules.table_of(index)
+    return [
+        netlink.replace_route(Route(EVERYWHERE, index, gateway=spec.gateway, onlink=True, table=table)),
+        rules.delete_rule(spec.address),
+        rules.add_rule(spec.address, table),
     ]

@@ -15,7 +15,7 @@ from typing import NoReturn
 from agent.connection import Connection, SwitchDisconnected, SwitchRefused
 from agent.signal import Signal
 from flows.diff import AddFlow, DeleteFlow
-from flows.flow import Flow
+from flows.flow import Flow, Source
 from flows.openflow import Error, FlowMod, FlowPurge, GroupEntry, GroupMod, InstalledFlow, MeterEntry, TableStats
 from flows.openflow.error_names import METER_EXISTS
 from flows.openflow.messages import (
@@ -47,6 +47,7 @@ __all__ = ["BundleRejected", "Change", "InstalledGroup", "Switch", "SwitchDiscon
 FIRST_RETRY_S = 0.1
 LAST_RETRY_S = 1.0
 SILENCE_S = 5.0
+ALL_BITS = (1 << 64) - 1
 
 Change = AddFlow | DeleteFlow | FlowMod | FlowPurge | GroupMod
 
@@ -121,9 +122,12 @@ class Switch:
         while self.session == session:
             await self._session_changed.wait_beyond(self._session_changed.count)
 
-    async def dump_flows(self) -> list[InstalledFlow]:
-        """All flows of the bridge with their counters."""
-        return await self._live().collect(FlowDescRequest(), FlowDescReply)
+    async def dump_flows(self, source: Source | None = None) -> list[InstalledFlow]:
+        """All flows of the bridge with their counters, or those of one source."""
+        question = FlowDescRequest()
+        if source is not None:
+            question = FlowDescRequest(cookie=source.cookie, cookie_mask=ALL_BITS)
+        return await self._live().collect(question, FlowDescReply)
 
     async def dump_groups(self) -> list[InstalledGroup]:
         """All groups of the bridge with their counters."""

@@ -15,9 +15,8 @@ from dataclasses import dataclass
 from enum import Enum
 
 from cni.errors import CniError, ErrorCode
+from cni.previous import Json, PreviousResult
 from cni.versions import SUPPORTED
-
-Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
 
 _IDENTIFIER = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*", re.ASCII)
 _DNS_LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?", re.ASCII)
@@ -102,7 +101,10 @@ class NetConf:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One call. Parameters that the command does not need may be empty."""
+    """One call. Parameters that the command does not need may be empty.
+
+    `previous` is the result so far, for ADD and CHECK; a DEL must not fail because of it.
+    """
 
     command: Command
     container_id: str
@@ -111,6 +113,7 @@ class Request:
     args: Mapping[str, str]
     path: str
     conf: NetConf
+    previous: PreviousResult | None = None
 
     @classmethod
     def parse(cls, environment: Mapping[str, str], conf: NetConf) -> Request:
@@ -134,6 +137,7 @@ class Request:
             args=_args(environment.get("CNI_ARGS", "")),
             path=environment.get("CNI_PATH", ""),
             conf=conf,
+            previous=_previous(command, conf),
         )
 
     @property
@@ -151,6 +155,12 @@ class Request:
         if len(name) > 253 or not all(_DNS_LABEL.fullmatch(label) for label in name.split(".")):
             raise _bad_variable("CNI_ARGS", f"K8S_POD_NAME={name}")
         return PodIdentity(namespace, name, self.args.get("K8S_POD_UID", ""))
+
+
+def _previous(command: Command, conf: NetConf) -> PreviousResult | None:
+    if conf.prev_result is None or command not in (Command.ADD, Command.CHECK):
+        return None
+    return PreviousResult.parse(conf.prev_result)
 
 
 def _is_container_id(text: str) -> bool:

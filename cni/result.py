@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 
-from cni.request import Json
+from cni.previous import Json, PreviousResult
 from cni.versions import at_least
 
 
@@ -56,21 +56,28 @@ class Result:
     routes: tuple[Route, ...] = ()
     dns: Dns = Dns()
 
-    def render(self, cni_version: str) -> bytes:
-        """As the JSON that goes to standard output. `cni_version` must be of `cni.versions.SUPPORTED`."""
+    def render(self, cni_version: str, previous: PreviousResult | None = None) -> bytes:
+        """As the JSON that goes to standard output. `cni_version` must be of `cni.versions.SUPPORTED`.
+
+        With `previous`, the result of the plugin before, it is that result and this one's part behind it.
+        """
+        before = previous or PreviousResult.parse({})
+        position = len(before.interfaces)
+        dns = _filled(
+            {
+                "nameservers": list(self.dns.nameservers),
+                "domain": self.dns.domain,
+                "search": list(self.dns.search),
+                "options": list(self.dns.options),
+            }
+        )
         answer: dict[str, Json] = {
+            **before.raw,
             "cniVersion": cni_version,
-            "interfaces": [_interface(interface, cni_version) for interface in self.interfaces],
-            "ips": [_ip(ip, cni_version) for ip in self.ips],
-            "routes": [_filled({"dst": str(route.destination), "gw": _text(route.gateway)}) for route in self.routes],
-            "dns": _filled(
-                {
-                    "nameservers": list(self.dns.nameservers),
-                    "domain": self.dns.domain,
-                    "search": list(self.dns.search),
-                    "options": list(self.dns.options),
-                }
-            ),
+            "interfaces": [*before.interfaces, *(_interface(one, cni_version) for one in self.interfaces)],
+            "ips": [*before.ips, *(_ip(ip, cni_version, position) for ip in self.ips)],
+            "routes": [*before.routes, *(_route(route) for route in self.routes)],
+            "dns": dns or before.raw.get("dns") or {},
         }
         return json.dumps(_filled(answer)).encode() + b"\n"
 
@@ -86,15 +93,19 @@ def _interface(interface: Interface, cni_version: str) -> Json:
     )
 
 
-def _ip(ip: IpConfig, cni_version: str) -> Json:
+def _ip(ip: IpConfig, cni_version: str, first_interface: int) -> Json:
     return _filled(
         {
             "version": None if at_least(cni_version, "1.0.0") else "4",
-            "interface": ip.interface,
+            "interface": None if ip.interface is None else first_interface + ip.interface,
             "address": str(ip.address),
             "gateway": _text(ip.gateway),
         }
     )
+
+
+def _route(route: Route) -> Json:
+    return _filled({"dst": str(route.destination), "gw": _text(route.gateway)})
 
 
 def _text(address: IPv4Address | None) -> str:

@@ -22,7 +22,7 @@ LAB_OPTIONS = ("--nodes", "1", "--host-subnet-length", "3")
 
 PODS_THAT_FIT = 5  # of 8 addresses: not the network's, the gateway's, the broadcast
 VERSION, UNKNOWN_CONTAINER, ENVIRONMENT, IO, DECODING, CONFIG = 1, 3, 4, 5, 6, 7
-ALREADY_ATTACHED, SUBNET_FULL, INTERFACE_EXISTS, CHECK_FAILED = 100, 101, 102, 103
+ALREADY_ATTACHED, SUBNET_FULL, INTERFACE_EXISTS, NOT_AVAILABLE = 100, 101, 102, 50
 
 MISSING = object()
 """As the value of a variable: it is not set."""
@@ -205,11 +205,13 @@ def test_a_full_subnet_is_said_with_its_name_and_has_room_after_a_del(node: Node
         full = traces(node)
         refused = node.call("ADD", late)
         assert refused.code == SUBNET_FULL
+        assert node.status() == NOT_AVAILABLE
         assert "172.11.0.0/29" in refused.said["msg"]
         assert "red/late" in refused.said["msg"]
         assert not late.has_interface
         eventually(lambda: traces(node) == full, "the pods that are there notice nothing")
         node.delete(first)
+        assert node.status() == 0
         assert node.call("ADD", late).status == 0
 
 
@@ -234,20 +236,12 @@ def test_an_interface_that_exists_stays_as_it_is(node: Node) -> None:
         assert pod.sandbox.run("ip", "-json", "link") == made
 
 
-def test_check_tells_what_is_not_as_it_was(node: Node) -> None:
-    with node.pod("red") as pod:
-        variables = environment("CHECK", pod.container_id, CNI_NETNS=pod.sandbox.path)
-
-        def check(**prev_result: object) -> int:
-            return node.run(variables, {"prevResult": {"cniVersion": "1.0.0", **prev_result}}).code
-
-        assert check() == CHECK_FAILED
-        answer = node.call("ADD", pod)
-        assert check() == 0
-        assert check(ips=answer.said["ips"]) == 0
-        assert check(ips=[{"address": "172.11.0.99/29"}]) == CHECK_FAILED
-        nonsense = ("x", 7, {"address": "x"}, ["x"], [{}], [{"address": 7}])
-        assert {check(ips=ips) for ips in nonsense} == {CONFIG}
+def test_a_check_with_nonsense_for_the_result_of_its_add_is_refused(node: Node) -> None:
+    with node.attached("red") as (pod, answer):
+        nonsense = ("x", 7, {"address": "x"}, ["x"], [{}], [{"address": 7}], [{"address": "x"}])
+        assert {node.check(pod, {**answer.said, "ips": ips}).code for ips in nonsense} == {CONFIG}
+        assert {node.check(pod, {**answer.said, "interfaces": said}).code for said in ("x", 7, ["x"])} == {CONFIG}
+        assert node.check(pod, answer.said).code == 0
 
 
 def test_a_second_add_leaves_the_first_attachment_as_it_is(node: Node) -> None:

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
 from tests.support.lab import LabUnderTest, eventually, k8sovs
+from tests.support.processes import hanging
 from tests.support.runtime import Node
 from tests.support.traces import traces
 
@@ -111,15 +110,6 @@ def test_an_agent_waits_while_the_configured_networks_overlap_and_says_so(
         assert agent.poll() is None
         agent.terminate()
     assert traces(node) == before
-
-
-@contextmanager
-def hanging(process: int) -> Iterator[None]:
-    os.kill(process, signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        os.kill(process, signal.SIGCONT)
 
 
 def test_pods_and_verbs_need_no_api_server(lab: LabUnderTest, node: Node) -> None:

@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from agent.cni_server import CniServer
+from agent.turns import Turns
 from cni.errors import CniError, ErrorCode
 from cni.request import Command, Request
 from cni.result import Interface, IpConfig, Result, Route
@@ -63,7 +64,7 @@ class Recorder:
     async def check(self, request: Request) -> None:
         await self._note(request)
 
-    async def gc(self, request: Request) -> None:
+    async def gc(self, request: Request, turns: Turns) -> None:
         await self._note(request)
 
     async def status(self) -> None:

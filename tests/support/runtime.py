@@ -6,7 +6,7 @@ import json
 import secrets
 import subprocess
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -102,9 +102,19 @@ class Node:
             assert answer.status == 0, answer.said
             yield pod, answer
 
-    def call(self, command: str, pod: Pod, **variables: str) -> Answer:
-        """Any call; `variables` go before those of an ordinary one."""
-        return self.run(_variables(command, pod) | variables)
+    def call(self, command: str, pod: Pod, conf: Mapping[str, object] | None = None, **variables: str) -> Answer:
+        """Any call; `variables` go before those of an ordinary one, `conf` before the installed configuration."""
+        return self.run(_variables(command, pod) | variables, conf)
+
+    def check(self, pod: Pod, result: Mapping[str, object], **variables: str) -> Answer:
+        """CHECK with `result` as what the ADD said."""
+        return self.run(_variables("CHECK", pod) | variables, {"prevResult": result})
+
+    def collect(self, valid: Iterable[Pod], **conf: object) -> Answer:
+        """GC, with the `eth0` of each of `valid` as what is still there."""
+        attachments = [{"containerID": pod.container_id, "ifname": "eth0"} for pod in valid]
+        conf = {"cniVersion": "1.1.0", "cni.dev/valid-attachments": attachments, **conf}
+        return self.run({"CNI_COMMAND": "GC", "CNI_PATH": "/opt/cni/bin"}, conf)
 
     def start(self, command: str, pod: Pod) -> subprocess.Popen[bytes]:
         """A call that nobody waits for yet."""

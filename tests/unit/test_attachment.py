@@ -20,6 +20,7 @@ ATTACHMENTS = st.builds(
     address=st.ip_addresses(v=4),
     tenancy=TENANCIES,
     limits=st.builds(Limits, RATES, RATES),
+    network=st.text(),
 )
 ATTACHED = PodAttachment(
     AttachmentKey("c0ffee", "eth0"),
@@ -48,7 +49,8 @@ def test_ids_of_other_people_are_ignored() -> None:
     assert PodAttachment.from_external_ids(ATTACHED.external_ids() | {"iface-id": "x"}) == ATTACHED
 
 
-OPTIONAL = {"k8sovs-ingress-bandwidth", "k8sovs-egress-bandwidth"}
+LIMITS = {"k8sovs-ingress-bandwidth", "k8sovs-egress-bandwidth"}
+OPTIONAL = {*LIMITS, "k8sovs-network"}
 
 
 @pytest.mark.parametrize("missing", sorted(ATTACHED.external_ids().keys() - OPTIONAL))
@@ -75,7 +77,7 @@ def test_a_port_with_a_nonsensical_id_is_no_pods(name: str, value: str) -> None:
     assert PodAttachment.from_external_ids(ATTACHED.external_ids() | {name: value}) is None
 
 
-@pytest.mark.parametrize("name", sorted(OPTIONAL))
+@pytest.mark.parametrize("name", sorted(LIMITS))
 @pytest.mark.parametrize("value", ["fast", "-1", "0", "9" * 5000])
 def test_a_port_with_a_nonsensical_limit_is_a_pods_without_limit(name: str, value: str) -> None:
     assert PodAttachment.from_external_ids(ATTACHED.external_ids() | {name: value}) == ATTACHED
@@ -83,3 +85,9 @@ def test_a_port_with_a_nonsensical_limit_is_a_pods_without_limit(name: str, valu
 
 def test_a_port_without_ids_is_no_pods() -> None:
     assert PodAttachment.from_external_ids({}) is None
+
+
+def test_a_port_of_an_agent_that_did_not_remember_the_network_is_of_the_installed_one() -> None:
+    ids = ATTACHED.external_ids()
+    del ids["k8sovs-network"]
+    assert PodAttachment.from_external_ids(ids) == ATTACHED
