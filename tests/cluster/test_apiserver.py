@@ -249,7 +249,9 @@ def test_kubectl_deletes_all_of_a_kind_at_once(tenant: ApiServer) -> None:
 def test_kubectl_drains_a_node(tenant: ApiServer) -> None:
     tenant.request("POST", "/api/v1/nodes", {"metadata": {"name": "node1"}})
     create_pod(tenant, node="node1")
-    tenant.kubectl("drain", "node1", "--force", "--grace-period=0", "--disable-eviction", "--timeout=20s")
+    tenant.kubectl("cordon", "node1")
+    drained = tenant.kubectl("drain", "node1", "--force", "--grace-period=0", "--disable-eviction", "--timeout=20s")
+    assert "node1 " in drained
     assert tenant.kubectl("-n", "t", "get", "pods", "-o", "name") == ""
     assert "SchedulingDisabled" in tenant.kubectl("get", "nodes", "--no-headers")
 

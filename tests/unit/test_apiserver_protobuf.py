@@ -73,6 +73,24 @@ def test_a_secret_is_base64_in_json() -> None:
     assert document["data"] == {"k": "/w=="}
 
 
+@pytest.mark.parametrize(
+    ("raw", "meant"),
+    [
+        (b"", {}),
+        (number(1, 0) + field(4, b"Orphan"), {"gracePeriodSeconds": 0, "propagationPolicy": "Orphan"}),
+        (field(2, field(1, b"uid")), {"preconditions": {"uid": "uid"}}),
+    ],
+)
+def test_what_a_deletion_asks_for_is_understood(raw: bytes, meant: object) -> None:
+    document = protobuf.decode(envelope(b"DeleteOptions", raw))
+    assert {name: value for name, value in document.items() if name not in ("apiVersion", "kind")} == meant
+
+
+def test_an_envelope_with_nothing_in_it_is_an_empty_object() -> None:
+    empty = b"k8s\0" + field(1, field(1, b"v1") + field(2, b"DeleteOptions"))
+    assert protobuf.decode(empty) == {"apiVersion": "v1", "kind": "DeleteOptions"}
+
+
 def test_a_kind_that_is_not_known_is_refused_with_the_advice_to_send_json() -> None:
     with pytest.raises(ApiError, match="protobuf of a Pod; send JSON") as caught:
         protobuf.decode(envelope(b"Pod", b""))

@@ -125,7 +125,7 @@ def decode(body: bytes) -> Document:
         message = _MESSAGES.get((kind["apiVersion"], kind["kind"]))
         if message is None:
             raise unsupported_media_type(f"protobuf of a {kind['kind']}; send JSON")
-        return kind | _decode(memoryview(envelope["raw"]), message)
+        return kind | _decode(memoryview(envelope.get("raw", b"")), message)
     except (IndexError, KeyError, UnicodeDecodeError) as error:
         raise bad_request(f"the body is no Kubernetes protobuf message: {error!r}") from error
 

@@ -69,10 +69,13 @@ NAMESPACE_CONTROLLER: Final = Job("namespaces", WATCHED, (namespaces.plan,))
 
 _UNWATCHED: Final[tuple[type[Resource], ...]] = (ConfigMap, Event, Lease, Secret, ServiceAccount)
 """What may lie in a namespace beside the watched kinds."""
-_NEW: Final[Mapping[type[Resource], str]] = {
-    EndpointSlice: "this Kubernetes is older than 1.21: no Service has EndpointSlices of discovery.k8s.io/v1"
+_NEW: Final[Mapping[type[Resource], tuple[Plan, str]]] = {
+    EndpointSlice: (
+        endpoints.plan,
+        "this Kubernetes is older than 1.21: no Service has EndpointSlices of discovery.k8s.io/v1",
+    )
 }
-"""Kinds that came late, and what it means when they are not there."""
+"""Kinds that came late, which plan makes them, and what it means when they are not there."""
 
 log = get_logger(__name__)
 
@@ -104,7 +107,9 @@ class ControllerLoop:
             try:
                 await self._kubernetes.list(resource)
             except NotFound:
-                log.warning("kind-not-offered", kind=resource.__name__, job=self._job.name, consequence=_NEW[resource])
+                maker, consequence = _NEW[resource]
+                if maker in self._job.plans:
+                    log.warning("kind-not-offered", kind=resource.__name__, consequence=consequence)
                 return False
             except KubernetesError as error:
                 log.warning("kind-unknown", kind=resource.__name__, error=str(error))
