@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.apiserver import RealApiServer
+from tests.support.apiserver import ApiServer, ApiServerProcess, RealApiServer
 from tests.support.lab import LabUnderTest, k8sovs
 
 LABS = Path("/run/k8sovs-lab")
@@ -70,3 +70,39 @@ def real_api(real_server: RealApiServer) -> Iterator[RealApiServer]:
     """The same, without what a test left in it."""
     yield real_server
     real_server.clean()
+
+
+@pytest.fixture
+def embedded(tmp_path: Path) -> Iterator[ApiServerProcess]:
+    with ApiServerProcess(tmp_path, "--bookmark-interval", "0.2") as process:
+        yield process
+
+
+@pytest.fixture(params=["embedded", "real_api"])
+def api(request: pytest.FixtureRequest) -> ApiServer:
+    """One after the other: the embedded server is right where the real one passes the same test."""
+    server: ApiServer = request.getfixturevalue(request.param)
+    return server
+
+
+@pytest.fixture
+def tenant(api: ApiServer) -> ApiServer:
+    """With a namespace `t`."""
+    api.request("POST", "/api/v1/namespaces", {"metadata": {"name": "t"}})
+    return api
+
+
+@pytest.fixture(scope="module")
+def unchanged(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServerProcess]:
+    """With a namespace `t`, for all tests that leave nothing behind."""
+    with ApiServerProcess(tmp_path_factory.mktemp("api")) as process:
+        process.request("POST", "/api/v1/namespaces", {"metadata": {"name": "t"}})
+        yield process
+
+
+@pytest.fixture(params=["unchanged", "real_api"])
+def refusing(request: pytest.FixtureRequest) -> ApiServer:
+    """With a namespace `t`, for tests of what is refused."""
+    server: ApiServer = request.getfixturevalue(request.param)
+    server.request("POST", "/api/v1/namespaces", {"metadata": {"name": "t"}})
+    return server

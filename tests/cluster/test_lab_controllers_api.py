@@ -234,8 +234,8 @@ async def test_endpoints_written_by_hand_become_endpoint_slices_and_go_with_them
         if not await has_slices(kubernetes):
             pytest.skip("this API server has no EndpointSlice of version v1")
         await kubectl(api, "create", "ns", "t")
-        await kubectl(api, "-n", "t", "create", "service", "clusterip", "db", "--tcp=5432")
-        await kubectl(api, "-n", "t", "patch", "service", "db", "--type=merge", "-p", '{"spec":{"selector":null}}')
+        service = {"metadata": {"name": "db"}, "spec": {"ports": [{"port": 5432}]}}
+        assert (await asyncio.to_thread(api.request, "POST", "/api/v1/namespaces/t/services", service))[0] == 201
         subset = {"addresses": [{"ip": "198.51.100.7"}], "ports": [{"port": 5432}]}
         body = {"metadata": {"name": "db"}, "subsets": [subset]}
         assert (await asyncio.to_thread(api.request, "POST", "/api/v1/namespaces/t/endpoints", body))[0] == 201
