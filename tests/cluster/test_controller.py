@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import subprocess
 import sys
@@ -185,6 +186,42 @@ def test_a_leader_that_overslept_its_lease_writes_again_only_when_it_is_elected_
         assert site.settled("a") == 0
         (seat,) = site.values(KEYS.leader)
         assert site.revision(KEYS.netnamespace("a")) > site.revision(f"{KEYS.leader}{seat}")
+
+
+def test_an_action_whose_leader_is_killed_in_the_middle_is_done_once_by_the_next(site: Site) -> None:
+    with site.controller("c1", K8SOVS_PHASE_DELAY_S="1") as first, site.controller("c2") as second:
+        eventually(lambda: len(site.values(KEYS.leader)) == 2)
+        leading = first if site.leader() == "c1" else second
+        site.create_namespace("a")
+        site.create_namespace("b")
+        site.act("a", "join", "b", within=5)
+        old = site.settled("a")
+        before = site.revision(KEYS.vnid("a"))
+        cursor = int(site.value(KEYS.vni_cursor) or 0)
+        site.etcd.put(KEYS.netnamespace("a"), json.dumps({"NetName": "a", "NetID": 0, "Action": "isolate"}))
+        eventually(lambda: site.vnid("a") == (old, [old, cursor]))
+        leading.kill()
+        assert site.settled("a") == cursor
+        assert int(site.value(KEYS.vni_cursor) or 0) == cursor + 1, "one id was used up"
+        assert history(site, KEYS.vnid("a"), before) == [
+            (old, [old, cursor]),
+            (cursor, [old, cursor]),
+            (cursor, [cursor]),
+        ]
+        assert site.record("a") == {"NetName": "a", "NetID": cursor, "Action": "", "Namespace": ""}
+
+
+def history(site: Site, key: str, after: int) -> list[tuple[int, list[int]]]:
+    """All forms that a record of `vnids` has had after a revision, the oldest first."""
+    found = []
+    revision = site.revision(key)
+    while True:
+        fields = json.loads(site.etcd.etcdctl("get", key, f"--rev={revision}", "--write-out=json"))["kvs"][0]
+        if fields["mod_revision"] <= after:
+            return found
+        value = json.loads(base64.b64decode(fields["value"]))
+        found.insert(0, (value["Send"], value["Accept"]))
+        revision = fields["mod_revision"] - 1
 
 
 def test_a_leader_whose_key_is_taken_away_stands_for_election_again(site: Site) -> None:

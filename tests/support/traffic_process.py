@@ -102,6 +102,7 @@ def receive(streams: list[Told]) -> None:
         sock = socket_in(netns, kind)
         sock.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, RECEIVE_BUFFER)
         sock.setblocking(False)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # the connection of a run before may linger
         sock.bind(("", port))
         if kind == "tcp":
             sock.listen()
