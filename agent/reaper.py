@@ -21,8 +21,9 @@ RETRY_S = 5.0
 class Reaper:
     """Deletes the links that it is told of. One task at a time does it, so a name is never deleted twice at once."""
 
-    def __init__(self, links: Links) -> None:
+    def __init__(self, links: Links, retry_s: float = RETRY_S) -> None:
         self._links = links
+        self._retry_s = retry_s
         self._doomed: set[str] = set()
         self._wake = asyncio.Event()
         self._deleted = Signal()
@@ -43,12 +44,23 @@ class Reaper:
             await self._wake.wait()
             self._wake.clear()
             batch = sorted(self._doomed)
-            try:
-                await self._links.delete_links(batch)
-            except OSError as error:
-                log.warning("links-not-deleted", links=batch, error=str(error), action="trying again")
-                await asyncio.sleep(RETRY_S)
-                self._wake.set()
-                continue
-            self._doomed.difference_update(batch)
+            failures = await self._delete(batch)
+            self._doomed.difference_update(name for name in batch if name not in failures)
             self._deleted.notify()
+            if failures:
+                log.warning("links-not-deleted", links=failures, action="trying again")
+                asyncio.get_running_loop().call_later(self._retry_s, self._wake.set)
+
+    async def _delete(self, names: list[str]) -> dict[str, str]:
+        """Delete links, together if that works, else one by one, so that one holds up no other. Why some failed."""
+        try:
+            await self._links.delete_links(names)
+        except OSError as error:
+            if len(names) == 1:
+                return {names[0]: str(error)}
+        else:
+            return {}
+        failures: dict[str, str] = {}
+        for name in names:
+            failures |= await self._delete([name])
+        return failures

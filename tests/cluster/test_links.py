@@ -25,7 +25,8 @@ from agent.links import (
     PodLinkSpec,
     host_link_name,
 )
-from tests.support.namespaces import Sandbox, fresh_namespace, run_json
+from agent.reaper import Reaper
+from tests.support.namespaces import Sandbox, fresh_namespace, run, run_json
 
 GATEWAY_MAC = "0a:58:ac:0b:00:01"
 POD_MAC = "0a:58:ac:0b:00:05"
@@ -209,6 +210,24 @@ async def test_many_links_are_deleted_at_once_and_no_others(links: Links) -> Non
 
 async def test_deleting_a_link_that_is_gone_is_no_error(links: Links) -> None:
     await links.delete_links(["k8ogone"])
+
+
+async def test_a_link_that_cannot_be_deleted_holds_up_no_other_and_is_tried_again(links: Links) -> None:
+    """The kernel never deletes its loopback device, whatever its name is."""
+    run("ip", "link", "set", "lo", "down")
+    run("ip", "link", "set", "lo", "name", "k8ostubborn")
+    run("ip", "link", "add", "k8oother", "type", "veth", "peer", "name", "peer")
+    reaper = Reaper(links, retry_s=0.01)
+    reaping = asyncio.create_task(reaper.run())
+    reaper.delete_later(["k8oother", "k8ostubborn"])
+    async with asyncio.timeout(NODE_SETTLES_S):
+        await reaper.wait_deleted("k8oother")
+    assert host_links() == ["k8ostubborn"]
+    waiting = asyncio.create_task(reaper.wait_deleted("k8ostubborn"))
+    run("ip", "link", "set", "k8ostubborn", "name", "lo")
+    async with asyncio.timeout(NODE_SETTLES_S):
+        await waiting
+    reaping.cancel()
 
 
 async def test_the_worker_threads_come_home(links: Links, sandbox: Sandbox) -> None:

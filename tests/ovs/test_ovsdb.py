@@ -14,6 +14,7 @@ import pytest
 
 from agent.ovsdb import COMMENT, BridgeSpec, BridgeView, Ovsdb, OvsdbError, PodPort
 from tests.support.openvswitch import OpenVswitch
+from tests.support.processes import hanging
 
 DEADLINE_S = 10.0
 SPEC = BridgeSpec(
@@ -204,6 +205,27 @@ async def test_an_addition_that_is_cancelled_leaves_no_port(openvswitch: OpenVsw
         with pytest.raises(asyncio.CancelledError):
             await adding
         await wait_until(ovsdb, lambda view: "k8o256" not in view.ports)
+
+
+async def test_an_addition_that_was_given_up_while_the_database_was_silent_leaves_no_port(
+    openvswitch: OpenVswitch,
+) -> None:
+    """It has been sent, and is done after all: the port is removed when it is seen."""
+    async with running(openvswitch) as ovsdb:
+        await ovsdb.ensure_bridge(SPEC)
+        pid = int((openvswitch.rundir / "ovsdb-server.pid").read_text())
+        with hanging(pid):
+            adding = asyncio.create_task(ovsdb.add_ports(pods(256)))
+            await asyncio.sleep(0)  # the change is sent in the same turn
+            adding.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await adding
+        await wait_until(ovsdb, lambda view: "k8o256" in view.ports)
+        await wait_until(ovsdb, lambda view: "k8o256" not in view.ports)
+        assert await ovsdb.add_ports(pods(256)) == {"k8o256": 256}, "its name is free, and nobody's any more"
+        await ovsdb.set_port_ids({"k8o256": {"x": "y"}})
+        assert ovsdb.view is not None
+        assert "k8o256" in ovsdb.view.ports
 
 
 async def test_without_a_switch_daemon_an_addition_ends_at_its_deadline(openvswitch: OpenVswitch) -> None:
