@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import count, cycle
 
 from agent.signal import Signal
 from agent.switch import BundleRejected, Switch, SwitchDisconnected, SwitchRefused
@@ -26,6 +27,9 @@ log = get_logger(__name__)
 
 AUDIT_S = 5.0
 """How often the switch is asked how many flows it has: one small question, whatever their number."""
+
+COMPARED_EVERY = 3
+"""At each third audit, that is every 15 s, the flows of one source are read and compared, all sources in turn."""
 
 RETRY_S = 1.0
 
@@ -47,6 +51,8 @@ class _Table:
     met: Mapping[Source, Part] | None = None
     synced: frozenset[Source] = frozenset()
     doubtful: bool = False
+    commits: int = 0
+    """How many have begun, and how many have ended: odd while one is under way."""
 
     def read_anew(self, flows: Iterable[InstalledFlow]) -> None:
         """Forget what was believed; `flows` is what the switch holds."""
@@ -64,6 +70,14 @@ class _Table:
             desired = {key: part[key] for part in parts.values() for key in keys if key in part}
         wanted = {key: flow for key, flow in desired.items() if self.refused.get(key) != flow}
         return difference(installed, wanted, synced)
+
+    def unchanged_since(self, commits: int) -> bool:
+        """Whether no commit of ours has been under way since `commits` was read."""
+        return self.commits == commits and commits % 2 == 0 and not self.doubtful
+
+    def of(self, source: Source) -> dict[FlowKey, Flow]:
+        """The flows of a source that the switch should hold."""
+        return {key: flow for key, flow in self.installed.items() if flow.cookie == source.cookie}
 
     def take_over(self, changes: Iterable[FlowChange]) -> None:
         """The switch has made these changes."""
@@ -161,16 +175,28 @@ class FlowReconciler:
             auditing.cancel()
 
     async def _audit(self, table: _Table) -> None:
-        """Notice, until the connection is lost, that somebody else added or removed flows."""
+        """Notice, until the connection is lost, that somebody else added, removed or changed flows."""
+        sources = cycle(Source)
         with suppress(SwitchDisconnected):
-            while True:
+            for number in count(1):
                 await asyncio.sleep(self._audit_s)
-                believed = len(table.installed)
+                if number % COMPARED_EVERY == 0:
+                    await self._compare(table, next(sources))
+                commits, believed = table.commits, len(table.installed)
                 there = sum(stats.flows for stats in (await self._switch.table_stats()).values())
-                if there != believed == len(table.installed):
+                if there != believed and table.unchanged_since(commits):
                     log.warning("flows-touched", there=there, ours=believed, action="comparing all of them")
                     table.doubtful = True
                     self.request()
+
+    async def _compare(self, table: _Table, source: Source) -> None:
+        """Read the flows of one source. Somebody may have exchanged one for another, which no count shows."""
+        commits = table.commits
+        held = {entry.flow.key: entry.flow for entry in await self._switch.dump_flows(source)}
+        if table.unchanged_since(commits) and held != table.of(source):
+            log.warning("flows-changed", source=source.name.lower(), action="comparing all of them")
+            table.doubtful = True
+            self.request()
 
     async def _apply(self, table: _Table, number: int) -> None:
         """Commit the difference between what is there and what is demanded, as of request `number`."""
@@ -180,12 +206,15 @@ class FlowReconciler:
         demand = self._demand()
         parts = self._desired.parts(demand.snapshot)
         while changes := table.changes(parts, demand.synced):
+            table.commits += 1
             try:
                 await self._switch.commit(changes)
+                table.take_over(changes)
             except BundleRejected as rejected:
                 _set_aside(table, rejected)
                 continue
-            table.take_over(changes)
+            finally:
+                table.commits += 1
             log.debug("flows-committed", changes=len(changes), installed=len(table.installed))
             break
         table.met, table.synced = parts, demand.synced

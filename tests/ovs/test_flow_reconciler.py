@@ -10,8 +10,9 @@ from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network
 
 import pytest
+import structlog
 
-from agent.flow_reconciler import Demand, FlowReconciler
+from agent.flow_reconciler import AUDIT_S, Demand, FlowReconciler
 from agent.switch import Switch
 from flows.desired import desired_flows
 from flows.flow import Source
@@ -51,9 +52,9 @@ def bridge(openvswitch: OpenVswitch) -> OpenVswitch:
 
 
 @asynccontextmanager
-async def reconciling(bridge: OpenVswitch, wishes: Wishes) -> AsyncIterator[FlowReconciler]:
+async def reconciling(bridge: OpenVswitch, wishes: Wishes, audit_s: float = AUDIT_S) -> AsyncIterator[FlowReconciler]:
     switch = Switch(str(bridge.mgmt("br0")))
-    reconciler = FlowReconciler(switch, wishes)
+    reconciler = FlowReconciler(switch, wishes, audit_s)
     running = [asyncio.create_task(switch.run()), asyncio.create_task(reconciler.run())]
     try:
         async with asyncio.timeout(DEADLINE_S):
@@ -65,8 +66,8 @@ async def reconciling(bridge: OpenVswitch, wishes: Wishes) -> AsyncIterator[Flow
 
 
 @asynccontextmanager
-async def reconciled(bridge: OpenVswitch, wishes: Wishes) -> AsyncIterator[FlowReconciler]:
-    async with reconciling(bridge, wishes) as reconciler:
+async def reconciled(bridge: OpenVswitch, wishes: Wishes, audit_s: float = AUDIT_S) -> AsyncIterator[FlowReconciler]:
+    async with reconciling(bridge, wishes, audit_s) as reconciler:
         await reconciler.reconcile()
         yield reconciler
 
@@ -137,6 +138,33 @@ async def test_what_somebody_else_left_behind_is_removed(bridge: OpenVswitch) ->
     bridge.ofctl("add-flow", "br0", "table=0,priority=7,ip,actions=NORMAL")
     async with reconciled(bridge, Wishes(BUSY)):
         assert installed(bridge) == expected(bridge, BUSY)
+
+
+async def test_a_flow_that_somebody_exchanged_for_another_is_put_back(bridge: OpenVswitch) -> None:
+    """Their number stays the same."""
+    async with reconciled(bridge, Wishes(BUSY), audit_s=0.01):
+        right = installed(bridge)
+        bridge.ofctl("mod-flows", "--strict", "br0", "table=60,priority=300,ip,nw_dst=172.11.0.0/22,actions=drop")
+        assert installed(bridge) != right
+        await until(lambda: installed(bridge) == right)
+        bridge.ofctl("del-flows", "--strict", "br0", "table=80,priority=300,ip,nw_dst=172.11.4.0/22")
+        bridge.ofctl("add-flow", "br0", "table=80,priority=299,ip,nw_dst=172.11.4.0/22,actions=drop")
+        await until(lambda: installed(bridge) == right)
+
+
+async def test_audits_of_changing_flows_find_nothing_and_touch_nothing(bridge: OpenVswitch) -> None:
+    wishes = Wishes(BUSY)
+    async with reconciled(bridge, wishes, audit_s=0.001) as reconciler:
+        before = ages(bridge)
+        with structlog.testing.capture_logs() as said:
+            for number in range(200):
+                more = {OTHER_POD} if number % 2 else set()
+                wishes.snapshot = replace(BUSY, attachments=frozenset({POD} | more))
+                await reconciler.reconcile()
+        wishes.snapshot = BUSY
+        await reconciler.reconcile()
+        assert ages(bridge).keys() == before.keys()
+        assert [entry for entry in said if entry["log_level"] == "warning"] == []
 
 
 async def test_a_source_that_has_not_been_heard_adds_and_removes_nothing(bridge: OpenVswitch) -> None:
