@@ -73,14 +73,15 @@ class Step:
     """One transaction on the records of a namespace. `after` is None when they are to be deleted.
 
     `message` is for the log; what is also in the record belongs to whoever wrote it (`is_answer`).
-    `takes_fresh` says that the step uses up `Situation.fresh`; `target` is the namespace that is joined, whose id the
-    transaction relies upon.
+    `rewrites_record` says that the record is written although it stays as it is, `takes_fresh` that the step uses up
+    `Situation.fresh`; `target` is the namespace that is joined, whose id the transaction relies upon.
     """
 
     before: Tenant
     after: Tenant | None
     outcome: Outcome
     message: str = ""
+    rewrites_record: bool = False
     takes_fresh: bool = False
     target: str = ""
 
@@ -178,9 +179,10 @@ def _repair_of_tenancy(tenant: Tenant) -> Step | None:
     if tenant.intact and tenant.tenancy.send in tenant.tenancy.accept:
         return None
     tenancy = replace(tenant.tenancy, accept=tenant.tenancy.accept | {tenant.tenancy.send})
-    return Step(
-        tenant, replace(tenant, tenancy=tenancy), Outcome.REPAIRED, "somebody else wrote vnids, which is ours alone"
-    )
+    message = "somebody else wrote vnids, which is ours alone"
+    # An action that waits must stay younger than `tenancy`, or the next leader would take it for one that has begun.
+    waits = tenant.awaits_action
+    return Step(tenant, replace(tenant, tenancy=tenancy), Outcome.REPAIRED, message, rewrites_record=waits)
 
 
 def _phase_step(tenant: Tenant, situation: Situation, age_s: float) -> Decision:

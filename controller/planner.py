@@ -199,12 +199,13 @@ class Planner:
             tenants.discard(before.name)
             return
         now_known = max(before.record_revision, before.tenancy_revision, before.uid_revision) + 1
-        if after.record is not None and after.record != before.record:
+        if after.record is not None and (after.record != before.record or step.rewrites_record):
             batch.write(record_key, before.record_revision, after.record.encode())
             after = replace(after, record_revision=now_known, fault="")
         if after.tenancy is not None and (after.tenancy != before.tenancy or not before.intact):
             batch.write(vnid_key, before.tenancy_revision, after.tenancy.encode())
-            after = replace(after, tenancy_revision=now_known, intact=True)
+            since = before.tenancy_since if after.tenancy == before.tenancy else now_known
+            after = replace(after, tenancy_revision=now_known, tenancy_since=since, intact=True)
         if after.uid != before.noted_uid:
             batch.write(uid_key, before.uid_revision, after.uid.encode())
             after = replace(after, noted_uid=after.uid, uid_revision=now_known)

@@ -25,10 +25,9 @@ class Tenant:
     """A namespace in etcd: its two records and the UID, with their mod revisions (0: the key is absent).
 
     `record` is None while it is absent or malformed, `fault` says what is wrong with a malformed one. `tenancy` is
-    the last good one; `intact` says whether etcd holds it just so. `attempted` is one that we tried to write, without
-    learning whether it was done. `uid` is the Kubernetes Namespace that the id was
-    given to, empty while it is not known: another one of the same name is another tenant. `noted_uid` is what etcd
-    holds of that.
+    the last good one, since `tenancy_since`; `intact` says whether etcd holds it just so. `attempted` is one that we
+    tried to write, without learning whether it was done. `uid` is the Kubernetes Namespace that the id was given to,
+    empty while it is not known: another one of the same name is another tenant. `noted_uid` is what etcd holds of that.
     """
 
     name: str
@@ -37,6 +36,7 @@ class Tenant:
     fault: str = ""
     tenancy: VnidRecord | None = None
     tenancy_revision: int = 0
+    tenancy_since: int = 0
     intact: bool = True
     attempted: VnidRecord | None = None
     uid: str = ""
@@ -48,11 +48,12 @@ class Tenant:
         """Follows from the records alone, so that a new leader goes on where the last one stopped.
 
         OPENING writes `tenancy` alone, over a record that asks for the change; DRAINING writes both at once. A record
-        that is newer than `tenancy` therefore asks for something that has not begun.
+        that is newer than `tenancy` therefore asks for something that has not begun. (What somebody else made of
+        `tenancy` meanwhile, and that it was put right, does not count.)
         """
         if self.tenancy is None or self.tenancy.accept == {self.tenancy.send}:
             return Phase.SETTLED
-        begun = self.record is not None and bool(self.record.action) and self.record_revision < self.tenancy_revision
+        begun = self.record is not None and bool(self.record.action) and self.record_revision < self.tenancy_since
         return Phase.OPENING if begun and len(self._others) == 1 else Phase.DRAINING
 
     @property

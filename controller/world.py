@@ -234,7 +234,8 @@ class World:
             self._report("vnid", error)
         else:
             if not self.is_listed or known.tenancy is None or found in (known.tenancy, known.attempted):
-                tenant = replace(tenant, tenancy=found, intact=True, attempted=None)
+                since = known.tenancy_since if found == known.tenancy else item.mod_revision
+                tenant = replace(tenant, tenancy=found, tenancy_since=since, intact=True, attempted=None)
         self._update(tenant)
 
     def _put_uid(self, name: str, item: KeyValue) -> None:

@@ -232,6 +232,21 @@ def test_what_somebody_makes_of_vnids_in_the_middle_of_a_change_does_not_stop_it
     assert settled_id(controller, "a") == 11
 
 
+@pytest.mark.parametrize("restarts", [False, True], ids=["same leader", "new leader"])
+def test_an_action_that_waits_while_vnids_is_put_right_is_not_taken_for_one_that_has_begun(
+    controller: Controller, restarts: bool
+) -> None:
+    """Else the namespace would go back to the id that it is leaving, and the action would be forgotten."""
+    controller.act("a", "join", "b")
+    controller.wait(PHASE_DELAY_S)
+    controller.act("a", "isolate")  # has to wait: the join is draining
+    controller.put(KEYS.vnid("a"), b'{"Send":12,"Accept":[12]}')
+    assert controller.vnid("a") == (11, {10, 11})
+    leader = Controller(controller.store, TENANTS) if restarts else controller
+    leader.settle()
+    assert settled_id(leader, "a") not in (10, 11)
+
+
 def test_a_write_whose_answer_was_lost_is_known_as_ours_when_the_watch_tells_of_it(controller: Controller) -> None:
     controller.world.take_changes(controller.store.put(KEYS.netnamespace("a"), '{"NetName":"a","Action":"global"}'))
     batch = controller.planner.next_batch(controller.now)
