@@ -27,9 +27,10 @@ class Forward:
         self._target = (str(address), port)
         self._inside = ThreadPoolExecutor(1, f"inside-{netns.name}", initializer=_enter, initargs=(netns,))
         self._server: asyncio.Server | None = None
+        self._relays: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._relay, "127.0.0.1", 0)
+        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
         return self
 
     async def __aexit__(
@@ -45,6 +46,12 @@ class Forward:
         assert self._server is not None, "used as a context manager"
         found: int = self._server.sockets[0].getsockname()[1]
         return found
+
+    def _accept(self, client_in: asyncio.StreamReader, client_out: asyncio.StreamWriter) -> None:
+        # The event loop itself knows a task only while one of its sockets is waited for.
+        relay = asyncio.create_task(self._relay(client_in, client_out))
+        self._relays.add(relay)
+        relay.add_done_callback(self._relays.discard)
 
     async def _relay(self, client_in: asyncio.StreamReader, client_out: asyncio.StreamWriter) -> None:
         with contextlib.suppress(OSError):  # whoever is cut off sees it; nobody else needs to know
