@@ -173,9 +173,15 @@ class _Named(msgspec.Struct):
 def read_name(content: bytes | msgspec.Raw) -> Metadata:
     """The metadata, or its name alone if the rest of it is no metadata. Unreadable: the object has no name."""
     try:
-        return read_metadata(content)
+        metadata = read_metadata(content)
     except Unreadable:
-        pass
+        metadata = _read_name_alone(content)
+    if not metadata.name:
+        raise Unreadable("what the API sent has no name")
+    return metadata
+
+
+def _read_name_alone(content: bytes | msgspec.Raw) -> Metadata:
     try:
         named = msgspec.json.decode(content, type=_Named).metadata
     except UNDECODABLE as error:

@@ -216,7 +216,9 @@ class Watch(Generic[T]):
         event = self._parse(line)
         metadata = read_metadata(event.object)
         change: Put[T] | Gone[T] | None = None
-        if event.type in ("ADDED", "MODIFIED"):
+        if event.type in ("ADDED", "MODIFIED", "DELETED") and not metadata.name:
+            self._tell_undecodable(None, Unreadable("it has no name"))
+        elif event.type in ("ADDED", "MODIFIED"):
             change = self._put(metadata.key, event.object)
         elif event.type == "DELETED":
             self._known.pop(metadata.key, None)

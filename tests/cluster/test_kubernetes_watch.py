@@ -215,6 +215,14 @@ async def test_an_object_that_cannot_be_decoded_is_counted_and_passed_over(tmp_p
     assert played.statistics.undecodable == 1
 
 
+async def test_an_object_without_a_name_is_counted_and_passed_over(tmp_path: Path) -> None:
+    nameless = {"metadata": {"uid": "u"}}
+    events = Stream.of(("MODIFIED", nameless), ("DELETED", nameless), ("ADDED", namespace("b", 9)), then=Then.HANG)
+    played = await play(tmp_path, listing(7, namespace("a", 3), nameless), events, changes=2)
+    assert played.changes == ["listed a", "put b"]
+    assert played.statistics.undecodable == 3
+
+
 async def test_a_deletion_is_told_even_if_the_object_cannot_be_decoded(tmp_path: Path) -> None:
     events = Stream.of(("DELETED", undecodable("a", 8)), then=Then.HANG)
     played = await play(tmp_path, listing(7, namespace("a", 3)), events, changes=2)
