@@ -57,6 +57,10 @@ COMMENT = "k8sovs agent"
 
 _DEADLINE_S = 20.0
 _RETRY_MS = 1000
+_STUMBLES = (ovs.db.error.Error, TypeError, ValueError, LookupError, AttributeError, AssertionError)
+"""What the library raises for an answer that is not as it expects; it takes most of one on trust."""
+_NOTHING_READ = str(UUID(int=0))
+"""As the library has it before the first answer of a database."""
 
 
 class OvsdbError(Exception):
@@ -109,8 +113,9 @@ class Ovsdb:
             while True:
                 try:
                     idl.run()
-                except ovs.db.error.Error as error:
-                    log.error("ovsdb-answer-not-understood", socket=self._path, error=str(error))
+                except _STUMBLES as error:
+                    log.error("ovsdb-answer-not-understood", socket=self._path, error=repr(error))
+                    idl.last_id = _NOTHING_READ  # half an update may be in the replica: all is to be read again
                     idl.force_reconnect()
                 self._settle()
                 if self.connected is not was_connected:
