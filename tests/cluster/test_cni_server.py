@@ -15,6 +15,8 @@ from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from agent.cni_server import CniServer
 from agent.turns import Turns
@@ -309,6 +311,19 @@ async def test_an_add_goes_on_when_its_caller_hangs_up(path: Path) -> None:
         release.set()
         await handler.wait_done(1)
         assert (await talk(path, encode_call(environment("DEL"), conf(path))))[0] == 0
+
+
+@settings(max_examples=60)
+@given(st.binary(max_size=300) | st.binary(max_size=60).map(lambda rest: encode_call(environment("ADD"), rest)))
+def test_whatever_bytes_a_client_sends_are_answered_as_the_runtime_expects(call: bytes) -> None:
+    async def answer() -> tuple[int, bytes]:
+        with tempfile.TemporaryDirectory() as directory:
+            path = Path(directory) / "cni.sock"
+            async with serving(CniServer(path, Recorder())):
+                return await talk(path, call)
+
+    status, output = asyncio.run(answer())
+    assert status == 0 or error_code(output) in {code.value for code in ErrorCode} - {ErrorCode.INTERNAL.value}
 
 
 async def test_a_call_beyond_the_limit_is_refused_with_an_answer(path: Path) -> None:
