@@ -15,6 +15,9 @@ demo: setup ## a three-node cluster on this machine, and who reaches whom
 bench: setup ## speed beside others: a table, and one JSON line
 	@scripts/bench
 
+soak: setup ## random operations and outages, judged after each; SECONDS=60, SEED= any
+	@scripts/soak --seconds $(or $(SECONDS),60) $(if $(SEED),--seed $(SEED))
+
 lint: setup ## ruff, mypy, import-linter
 	@scripts/lint
 

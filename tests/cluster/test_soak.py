@@ -1,0 +1,20 @@
+"""A short soak: a minute of what `make soak` does for hours, always the same."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from tests.support.soak.run import soak
+
+SEED = 2
+STEPS = 16
+
+
+@pytest.mark.timeout(300)
+def test_a_short_soak_finds_nothing_wrong() -> None:
+    outcome = soak(f"test-{os.getpid()}", SEED, 2, most_steps=STEPS, seconds=200, tell=print)
+    print(outcome)
+    assert not outcome.failure
+    assert outcome.steps == STEPS
