@@ -1,7 +1,7 @@
 .DEFAULT_GOAL := help
 .PHONY: help setup demo bench lint test test-unit test-ovs test-cluster test-long test-kernel bench-shaping clean
 
-KERNEL_PACKAGES := qemu-system-x86 linux-image-amd64 kmod busybox-static
+KERNEL_PACKAGES := qemu-system-x86 linux-image-amd64 kmod busybox-static ipvsadm
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16

@@ -20,7 +20,7 @@ LAB_OPTIONS = ("--nodes", "3", "--edge", "1")
 @pytest.fixture(scope="module")
 def site(lab: LabUnderTest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     with ExitStack() as stack:
-        yield Site(lab, stack, tmp_path_factory.mktemp("edge"))
+        yield Site(lab, stack).balance(tmp_path_factory.mktemp("edge"))
 
 
 @pytest.mark.parametrize("port", PORTS.values(), ids=PORTS)

@@ -45,7 +45,7 @@ GENERATIONS = 4
 @pytest.fixture(scope="module")
 def site(lab: LabUnderTest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     with ExitStack() as stack:
-        yield Site(lab, stack, tmp_path_factory.mktemp("edge"))
+        yield Site(lab, stack).balance(tmp_path_factory.mktemp("edge"))
 
 
 @pytest.mark.parametrize("port", PORTS.values(), ids=PORTS)

@@ -1,4 +1,4 @@
-"""A lab with an edge host: web servers in pods of three tenants, haproxy and nginx before them, a client outside."""
+"""A lab with an edge host: web servers in pods of three tenants, load balancers before them, a client outside."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import cycle
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from k8sovs.lab.reach import Place
 from tests.support.balancers import HAPROXY_HTTP, Balancers
@@ -22,21 +22,24 @@ PORT = 8080
 
 @dataclass
 class Site:
-    """A lab with a web server in a pod of each tenant, balancers before them, and a client."""
+    """A lab with a web server in a pod of each tenant, and a client. `addresses` are the servers', by tenant."""
 
     lab: LabUnderTest
     stack: ExitStack
-    directory: Path
 
     def __post_init__(self) -> None:
         status = self.lab.status()
         (self.edge,) = status["edges"]
         self.client = Place("client", status["client"]["netns"], status["client"]["ip"])
-        addresses = {}
+        self.addresses = {}
         for tenant, node in zip(sorted(TENANTS), cycle(status["nodes"]), strict=False):
             pod = self.lab.add_pod(f"{tenant}/web", node["name"])
-            addresses[tenant] = self.serve(pod, tenant)
-        self.stack.enter_context(Balancers(self.lab, self.edge["name"], addresses, self.directory))
+            self.addresses[tenant] = self.serve(pod, tenant)
+
+    def balance(self, directory: Path) -> Self:
+        """Start haproxy and nginx, with their files in `directory`."""
+        self.stack.enter_context(Balancers(self.lab, self.edge["name"], self.addresses, directory))
+        return self
 
     def serve(self, pod: Mapping[str, Any], name: str) -> str:
         """Start a web server in a pod; where it listens."""
