@@ -1,8 +1,8 @@
 """Names, addresses and paths of a lab: everything that the other modules must agree on, and no I/O but `load`.
 
-The underlay is 192.0.2.0/24, the outside world 198.51.100.0/24, clients of edge hosts are in 203.0.113.0/24; all are
-set aside for documentation (RFC 5737), so that a packet that escaped would meet nobody. They exist in the lab's own
-network namespaces only, and so two labs can use the same ones side by side.
+The underlay is 192.0.2.0/24, the outside world 198.51.100.0/24, clients of edge hosts are in 198.18.0.0/24. These are
+set aside for documentation (RFC 5737) and for benchmarks (RFC 2544), so a packet that escaped would meet nobody. They
+exist in the lab's own network namespaces only, and so two labs can use the same ones side by side.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ CONTROLLERS = 2
 
 UNDERLAY = IPv4Network("192.0.2.0/24")
 OUTSIDE = IPv4Network("198.51.100.0/24")
-CLIENTS = IPv4Network("203.0.113.0/24")
+CLIENTS = IPv4Network("198.18.0.0/24")
 FABRIC_ADDRESS = IPv4Address("192.0.2.1")
 CONTROL_ADDRESS = IPv4Address("192.0.2.2")
 FIRST_NODE_ADDRESS = IPv4Address("192.0.2.11")
 FIRST_EDGE_ADDRESS = IPv4Address("192.0.2.199")
 OUTSIDE_GATEWAY = IPv4Address("198.51.100.1")
 OUTSIDE_ADDRESS = IPv4Address("198.51.100.10")
-CLIENT_ADDRESS = IPv4Address("203.0.113.10")
+CLIENT_ADDRESS = IPv4Address("198.18.0.10")
 CLUSTER_NETWORK = IPv4Network("172.11.0.0/16")
 SERVICE_NETWORK = IPv4Network("10.96.0.0/12")
 DEFAULT_HOST_SUBNET_LENGTH = 10

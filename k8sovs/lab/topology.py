@@ -6,7 +6,7 @@ r"""The wires of a lab: a bridge for the underlay, and a namespace each for cont
                         |
              198.51.100.0/24  <lab>-outside (.10)
 
-    <lab>-client (203.0.113.10) --- eth1 of <lab>-edge1 .. edgeN, and nothing else
+    <lab>-client (198.18.0.10) --- eth1 of <lab>-edge1 .. edgeN, and nothing else
 
 Nothing leads from here to the machine's uplink. In the machine's own namespace only blackhole routes appear: they keep
 a packet that somebody sends there by mistake from leaving the machine.

@@ -48,8 +48,8 @@ def test_edge_hosts_need_subnets_too() -> None:
 def test_edge_hosts_count_up_and_have_one_address_towards_clients() -> None:
     edges = Lab("lab", 1, LabMode.MULTITENANT, Datapath.AUTO, edges=2).all_edges()
     assert [(edge.name, str(edge.address), str(edge.client_side)) for edge in edges] == [
-        ("edge1", "192.0.2.199", "203.0.113.199"),
-        ("edge2", "192.0.2.200", "203.0.113.200"),
+        ("edge1", "192.0.2.199", "198.18.0.199"),
+        ("edge2", "192.0.2.200", "198.18.0.200"),
     ]
 
 
