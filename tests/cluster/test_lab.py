@@ -72,11 +72,18 @@ def test_a_deployment_that_kubectl_creates_and_exposes_runs_on_the_nodes_and_has
     assert {first["node"], second["node"]} == {"node1", "node2"}
     subprocess.run(["nsenter", f"--net={first['netns']}", "ping", "-c1", "-W2", second["ip"]], check=True)
 
-    def addresses() -> set[str]:
+    def addresses_in_endpoints() -> set[str]:
+        subsets = json.loads(kubectl("get", "endpoints", "web", "-o", "json")).get("subsets") or []
+        return {address["ip"] for subset in subsets for address in subset.get("addresses") or []}
+
+    def addresses_in_slices() -> set[str]:
         slices = json.loads(kubectl("get", "endpointslices", "-o", "json"))["items"]
         return {entry["addresses"][0] for body in slices for entry in body.get("endpoints") or []}
 
-    eventually(lambda: addresses() == {first["ip"], second["ip"]}, "both pods are endpoints")
+    both = {first["ip"], second["ip"]}
+    eventually(lambda: addresses_in_endpoints() == both, "both pods are endpoints")
+    if "discovery.k8s.io/v1" in kubectl("api-versions").splitlines():  # Kubernetes 1.20 has only a beta of it
+        eventually(lambda: addresses_in_slices() == both, "both pods are in EndpointSlices")
 
 
 def test_a_pod_is_listed_with_a_namespace_to_enter_that_has_its_address(lab: LabUnderTest) -> None:
