@@ -7,7 +7,7 @@ import copy
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from k8sovs.lab.apiserver.errors import ApiError
@@ -148,6 +148,8 @@ VALUES = st.recursive(
 DOCUMENTS = st.dictionaries(st.sampled_from(FIELDS), VALUES, max_size=4)
 
 
+@example({"containers": [{"name": [], "$patch": None}]}, {"containers": []})
+@example({}, {"containers": [{"name": [], "$patch": None}]})
 @given(target=DOCUMENTS, patch=DOCUMENTS)
 def test_a_strategic_patch_of_any_shape_is_applied_or_refused(target: dict[str, Any], patch: dict[str, Any]) -> None:
     with contextlib.suppress(ApiError):

@@ -125,7 +125,8 @@ def _merge_key(field: str, entries: Sequence[object]) -> str | None:
     """What identifies the entries of this list; None for a list that is replaced as a whole."""
     for candidate in MERGE_KEYS.get(field, ()):
         if all(
-            isinstance(entry, dict) and (isinstance(entry.get(candidate), str | int) or "$patch" in entry)
+            isinstance(entry, dict)
+            and (isinstance(entry.get(candidate), str | int) or ("$patch" in entry and candidate not in entry))
             for entry in entries
         ):
             return candidate
