@@ -154,6 +154,23 @@ def test_a_del_needs_no_switch(node: Node) -> None:
         assert not any(answer.address in flow for flow in node.flows())
 
 
+def test_an_add_whose_runtime_was_killed_leaves_nothing_behind_its_del(
+    lab: LabUnderTest, node: Node, far: tuple[Pod, Answer]
+) -> None:
+    """The ADD goes on. The runtime, started again, knows of no result: it sends a DEL, and an ADD for a new sandbox."""
+    before = (node.ports(), node.links(), node.flows())
+    with node.pod("red") as pod:
+        with frozen(node.vswitchd_pid):
+            adding = start_add(node, pod)
+            adding.kill()
+            adding.wait()
+            deleting = node.start("DEL", pod)
+        assert deleting.wait(20) == 0
+        with node.attached("red") as (again, _):
+            assert again.reaches(far[1].address)
+        eventually(lambda: (node.ports(), node.links(), node.flows()) == before, "nothing is left")
+
+
 def test_an_agent_that_is_told_to_stop_undoes_the_add_that_it_cannot_finish(lab: LabUnderTest, node: Node) -> None:
     with node.pod("red") as pod:
         name = host_link_name(pod.container_id, "eth0")
