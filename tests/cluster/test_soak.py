@@ -14,7 +14,7 @@ STEPS = 16
 
 @pytest.mark.timeout(300)
 def test_a_short_soak_finds_nothing_wrong() -> None:
-    outcome = soak(f"test-{os.getpid()}", SEED, 2, most_steps=STEPS, seconds=200, tell=print)
-    print(outcome)
-    assert not outcome.failure
+    told: list[str] = []
+    outcome = soak(f"test-{os.getpid()}", SEED, 2, most_steps=STEPS, seconds=200, tell=told.append)
+    assert not outcome.failure, f"{outcome}; the steps before: {told}"
     assert outcome.steps == STEPS
