@@ -60,11 +60,11 @@ class Attacker:
         ether = Ether(src=said["eth_src"], dst=BROADCAST)
         return ether / ARP(op="who-has", psrc=said["psrc"], hwsrc=said["hwsrc"], pdst=target)
 
-    def is_answered(self, question: Packet, answer: bytes = ARP_REPLY) -> bool:
-        """Whether anybody answers a request within a moment; the bytes of `answer` tell."""
+    def is_answered(self, question: Packet) -> bool:
+        """Whether anybody answers an ARP request within a moment."""
         with Sniffer(self.netns, "eth0") as sniffer:
             self.send(question)
-            return sniffer.sees(answer, ENOUGH_S)
+            return sniffer.sees(ARP_REPLY, ENOUGH_S)
 
 
 class Stranger:
