@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import islice, pairwise, permutations
+from itertools import combinations, islice, pairwise, permutations
 
 import pytest
 
@@ -56,12 +56,17 @@ def test_every_step_is_possible_and_its_operations_lead_to_one_end_in_any_order(
         assert set(oracle.pods.values()) <= oracle.tenants.keys()
 
 
-def test_actions_in_a_row_are_on_one_namespace_so_the_last_one_decides() -> None:
-    for step in islice(steps(3, 3), 300):
+@pytest.mark.parametrize("seed", SEEDS)
+def test_of_actions_in_a_row_the_last_one_decides_whatever_became_of_the_others(seed: int) -> None:
+    oracle = Oracle()
+    for step in islice(steps(seed, 3), LENGTH):
+        after = oracle.after(step)
         if step.spacing_s:
-            assert len({operation.namespace for operation in step.operations if isinstance(operation, Act)}) == 1
-            alone = Step((step.operations[-1],))
-            assert alone.operations
+            *others, last = step.operations
+            for count in range(len(others)):
+                for done in combinations(others, count):
+                    assert partition(oracle.after(Step((*done, last)))) == partition(after)
+        oracle = after
 
 
 def test_everything_happens_in_a_long_plan() -> None:

@@ -117,7 +117,8 @@ class Disturbance:
 class Step:
     """Operations: all at once, or, if there is a `spacing_s`, one so many seconds after the other, in their order.
 
-    Those at once do not depend on each other. Those in a row are actions on one namespace: the last one counts.
+    Those at once do not depend on each other. Those in a row are actions on one namespace, where one may take back the
+    one before it if that has not been carried out; the last one is not refused, so it counts, whatever became of them.
     """
 
     operations: tuple[Operation, ...]
@@ -153,7 +154,7 @@ class _Planner:
         disturbance = self._disturbance() if random.random() < 0.4 else None
         if self._namespaces and random.random() < 0.15:
             namespace = random.choice(self._namespaces)
-            chain = tuple(self._action(namespace) for _ in range(random.randint(2, 4)))
+            chain = (*(self._action(namespace) for _ in range(random.randint(1, 3))), self._sound_action(namespace))
             return Step(chain, random.choice((0.05, 0.2, 0.5)), disturbance)
         chosen = [self._operation() for _ in range(random.randint(1, 4))]
         return Step(tuple(operation for operation in chosen if operation is not None), 0.0, disturbance)
@@ -228,6 +229,13 @@ class _Planner:
         if target != GLOBAL_NAMESPACE:
             self._touched.add(target)
         return Act(namespace, verb, target)
+
+    def _sound_action(self, namespace: str) -> Act:
+        """One that is not refused."""
+        while True:
+            action = self._action(namespace)
+            if action.target not in (namespace, "nobody"):
+                return action
 
     def _disturbance(self) -> Disturbance:
         random = self._random
