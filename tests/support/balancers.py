@@ -124,6 +124,18 @@ class Balancers:
             process.wait(timeout=20)
 
     def _start(self, *argv: str) -> subprocess.Popen[bytes]:
-        command = [K8SOVS, "lab", "exec", "--name", self.lab.name, self.host, "--", *argv]
+        command = [
+            "setpriv",
+            "--pdeathsig",
+            "KILL",
+            K8SOVS,
+            "lab",
+            "exec",
+            "--name",
+            self.lab.name,
+            self.host,
+            "--",
+            *argv,
+        ]
         log = (self.directory / f"{argv[0]}.log").open("wb")
         return subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)

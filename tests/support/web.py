@@ -17,14 +17,22 @@ import urllib.error
 import urllib.request
 from collections import Counter
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from socketserver import TCPServer
 
 TIMEOUT_S = 10.0
+# A test run that is killed, by its time limit for instance, must leave nothing behind.
+IN_NAMESPACE = ("setpriv", "--pdeathsig", "KILL", "nsenter")
 
 
 class Server(ThreadingHTTPServer):
     """Takes as many connections at once as a test makes."""
 
     request_queue_size = 128
+
+    def server_bind(self) -> None:
+        """As for any server: the one for HTTP would first ask for the name of its address, which nobody answers."""
+        TCPServer.server_bind(self)
+        self.server_name, self.server_port = "web", self.server_address[1]
 
     def handle_error(self, *_: object) -> None:
         """Health checks hang up before they have been answered in full."""
@@ -69,7 +77,7 @@ def ask(count: int, url: str) -> None:
 
 def start_server(netns: str, port: int, name: str) -> subprocess.Popen[str]:
     """A server in a network namespace, once it listens."""
-    argv = ["nsenter", f"--net={netns}", "--", sys.executable, __file__, "serve", str(port), name]
+    argv = [*IN_NAMESPACE, f"--net={netns}", "--", sys.executable, __file__, "serve", str(port), name]
     process = subprocess.Popen(argv, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     assert process.stdout.readline() == "serving\n", f"{name} does not listen on {port}"
@@ -80,7 +88,7 @@ class Asking:
     """Requests under way from a network namespace."""
 
     def __init__(self, netns: str, url: str, count: int) -> None:
-        argv = ["nsenter", f"--net={netns}", "--", sys.executable, __file__, "ask", str(count), url]
+        argv = [*IN_NAMESPACE, f"--net={netns}", "--", sys.executable, __file__, "ask", str(count), url]
         # A proxy of this machine's is none of the namespace's.
         environment = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
         self._process = subprocess.Popen(argv, stdout=subprocess.PIPE, text=True, env=environment)
