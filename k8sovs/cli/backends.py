@@ -31,19 +31,32 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         "backends", help="the pods behind Services, for a load balancer", description=_DESCRIPTION
     )
     parser.add_argument(
-        "services", nargs="+", metavar="NAMESPACE/SERVICE[:PORT]", help="PORT: the Service's, by name or number"
+        "services",
+        nargs="+",
+        type=_target,
+        metavar="NAMESPACE/SERVICE[:PORT]",
+        help="PORT: the Service's, by name or number",
     )
     parser.add_argument("--format", choices=FORMATS, required=True, help="for whom")
     parser.add_argument("--watch", action="store_true", help="go on, and write again whenever the list changes")
     parser.add_argument("--output", type=Path, metavar="FILE", help="where to (default: standard output)")
     parser.add_argument("--reload", default="", metavar="COMMAND", help="run by the shell whenever FILE has changed")
     parser.add_argument("--kubeconfig", metavar="FILE", help="default: KUBECONFIG, ~/.kube/config, the pod's account")
-    parser.set_defaults(run=_backends)
+    parser.set_defaults(run=_backends, parser=parser)
+
+
+def _target(text: str) -> Target:
+    from k8sovs.backends import Target
+
+    try:
+        return Target.parse(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _backends(arguments: argparse.Namespace) -> int:
     from k8sovs import logs
-    from k8sovs.backends import Format, Publisher, Target, Unresolved, render
+    from k8sovs.backends import Format, Publisher, Unresolved, render
     from k8sovs.kubernetes import Kubernetes, KubernetesError
 
     async def work() -> int:
@@ -52,15 +65,14 @@ def _backends(arguments: argparse.Namespace) -> int:
                 return await _watch(kubernetes, targets, publisher)
             return await _write_once(kubernetes, targets, publisher)
 
+    if arguments.reload and arguments.output is None:
+        arguments.parser.error("--reload needs --output: what would be read again?")
+    targets, form = tuple(dict.fromkeys(arguments.services)), Format(arguments.format)
+    publisher = Publisher(lambda lists: render(lists, form), arguments.output, arguments.reload, _print)
+    logs.configure("info" if arguments.watch else "error")
     try:
-        if arguments.reload and arguments.output is None:
-            raise ValueError("--reload needs --output: what would be read again?")
-        targets = tuple(dict.fromkeys(Target.parse(text) for text in arguments.services))
-        form = Format(arguments.format)
-        publisher = Publisher(lambda lists: render(lists, form), arguments.output, arguments.reload, _print)
-        logs.configure("info" if arguments.watch else "error")
         return asyncio.run(work())
-    except (KubernetesError, Unresolved, ValueError) as error:
+    except (KubernetesError, Unresolved) as error:
         print(f"k8sovs: {error}", file=sys.stderr)
         return 1
 

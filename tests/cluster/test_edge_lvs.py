@@ -10,6 +10,7 @@ from itertools import product
 import pytest
 
 from k8sovs.lab.reach import judge
+from k8sovs.lab.waiting import PATIENCE
 from tests.support.edge import Site, assert_fair
 from tests.support.lab import LabUnderTest, eventually
 
@@ -34,6 +35,12 @@ def ipvsadm(site: Site, *argv: str) -> str:
     return site.lab("exec", "edge1", "--", "ipvsadm", *argv)
 
 
+def curl(site: Site, *options: str) -> str:
+    url = f"http://{site.edge['client_ip']}:{VIRTUAL}/"
+    ask = ["nsenter", f"--net={site.client.netns}", "--", "curl", "--silent", "--noproxy", "*", *options, url]
+    return subprocess.run(ask, capture_output=True, text=True, check=True, timeout=60 * PATIENCE).stdout
+
+
 def test_the_agent_lets_lvs_use_connection_tracking(site: Site) -> None:
     setting = ("exec", "edge1", "--", "sysctl", "-n", "net.ipv4.vs.conntrack")
     eventually(lambda: site.lab(*setting) == "1\n", "the setting is made")
@@ -45,11 +52,13 @@ def test_a_client_outside_is_answered_by_every_tenant_in_fair_shares(site: Site)
 
 def test_a_pod_sees_the_edge_host_as_its_client(site: Site) -> None:
     """Else it would answer by its own node's way out, past the edge host."""
-    url = f"http://{site.edge['client_ip']}:{VIRTUAL}/"
-    ask = ["nsenter", f"--net={site.client.netns}", "--", "curl", "--silent", "--include", "--noproxy", "*", url]
-    answer = subprocess.run(ask, capture_output=True, text=True, check=True, timeout=60).stdout
+    answer = curl(site, "--include")
     gateway = site.gateway().split()[2].removesuffix("/32")
     assert f"X-Client: {gateway}" in answer
+
+
+def test_what_a_client_sends_in_packets_too_large_for_the_tunnel_arrives(site: Site) -> None:
+    assert curl(site, "--data-binary", "x" * 100_000) == "100000"
 
 
 def test_tenants_stay_apart_and_a_client_that_routes_by_the_edge_host_does_not_get_in(site: Site) -> None:

@@ -19,6 +19,8 @@ from collections import Counter
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from socketserver import TCPServer
 
+from k8sovs.lab.waiting import PATIENCE
+
 TIMEOUT_S = 10.0
 # A test run that is killed, by its time limit for instance, must leave nothing behind.
 IN_NAMESPACE = ("setpriv", "--pdeathsig", "KILL", "nsenter")
@@ -39,15 +41,21 @@ class Server(ThreadingHTTPServer):
 
 
 def serve(port: int, name: str) -> None:
-    """Answer every GET with `name`, for ever."""
+    """Answer every GET with `name`, every POST with the length of what was posted, for ever."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
+            self.answer(name)
+
+        def do_POST(self) -> None:
+            self.answer(str(len(self.rfile.read(int(self.headers["Content-Length"])))))
+
+        def answer(self, text: str) -> None:
             self.send_response(200)
-            self.send_header("Content-Length", str(len(name)))
+            self.send_header("Content-Length", str(len(text)))
             self.send_header("X-Client", self.client_address[0])
             self.end_headers()
-            self.wfile.write(name.encode())
+            self.wfile.write(text.encode())
 
         def log_message(self, *_: object) -> None:
             pass
@@ -99,7 +107,7 @@ class Asking:
 
     def ended(self) -> tuple[dict[str, int], list[str]]:
         """How many answers came from whom, and why others failed."""
-        output, _ = self._process.communicate(timeout=120)
+        output, _ = self._process.communicate(timeout=120 * PATIENCE)
         outcome = json.loads(output)
         return outcome["answers"], outcome["failures"]
 
