@@ -95,7 +95,9 @@ class Attacher:
         self._attachments = attachments
         self._leases = leases
         self._devices = devices
-        self._checker = Checker(attachments, devices.links, devices.flows, self._link_spec)
+        self._checker = Checker(
+            attachments, devices.links, devices.flows, self._link_spec, extra=[devices.shaper.faults]
+        )
         self._collector = Collector(attachments, self._disconnect)
 
     async def add(self, request: Request) -> Result:

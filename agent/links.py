@@ -68,7 +68,7 @@ T = TypeVar("T")
 
 
 class EventKind(Enum):
-    """What changed. LOST: too much at once for the socket; look at everything again."""
+    """What changed. QDISC: a qdisc or a filter of one. LOST: too much at once for the socket; look at all again."""
 
     LINK = "link"
     ADDRESS = "address"
@@ -103,6 +103,8 @@ _EVENT_KINDS = {
     netlink.RTM_DELROUTE: EventKind.ROUTE,
     netlink.RTM_NEWQDISC: EventKind.QDISC,
     netlink.RTM_DELQDISC: EventKind.QDISC,
+    netlink.RTM_NEWTFILTER: EventKind.QDISC,
+    netlink.RTM_DELTFILTER: EventKind.QDISC,
 }
 
 
@@ -161,6 +163,10 @@ class Links:
         """Make the limits of pods what `shapes` say. By host end: what was changed, in words, or why it failed."""
         return await self._run(podshape.shape_pods, tuple(shapes))
 
+    async def missing_limits(self, shape: PodShape) -> tuple[str, ...]:
+        """What `shape` would change about a pod's limits, in words; empty if they are right. Raises OSError."""
+        return await self._run(podshape.missing_limits, shape)
+
     async def configure_gateway(self, spec: GatewaySpec) -> tuple[str, ...]:
         """Make `tun0` what `spec` says and tell what was changed; nothing is written if all is right.
 
@@ -202,7 +208,7 @@ class Links:
 
         The first event, LOST, comes at once: what happened before it was not seen.
         """
-        groups = (netlink.GROUP_LINK, netlink.GROUP_IPV4_ADDRESS, netlink.GROUP_IPV4_ROUTE, netlink.GROUP_QDISC)
+        groups = (netlink.GROUP_LINK, netlink.GROUP_IPV4_ADDRESS, netlink.GROUP_IPV4_ROUTE, netlink.GROUP_TC)
         loop = asyncio.get_running_loop()
         with netlink.route_socket(groups) as sock:
             sock.setblocking(False)

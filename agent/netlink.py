@@ -30,7 +30,8 @@ RTM_NEWADDR, RTM_DELADDR, RTM_GETADDR = 20, 21, 22
 RTM_NEWROUTE, RTM_DELROUTE, RTM_GETROUTE = 24, 25, 26
 RTM_NEWNEIGH, RTM_DELNEIGH, RTM_GETNEIGH = 28, 29, 30
 RTM_NEWQDISC, RTM_DELQDISC = 36, 37
-GROUP_LINK, GROUP_NEIGHBOUR, GROUP_QDISC, GROUP_IPV4_ADDRESS, GROUP_IPV4_ROUTE = 1, 3, 4, 5, 7
+RTM_NEWTFILTER, RTM_DELTFILTER = 44, 45
+GROUP_LINK, GROUP_NEIGHBOUR, GROUP_TC, GROUP_IPV4_ADDRESS, GROUP_IPV4_ROUTE = 1, 3, 4, 5, 7
 
 IFF_UP, IFF_PROMISC = 0x1, 0x100
 IFA_F_PERMANENT, IFA_F_NOPREFIXROUTE = 0x80, 0x200
@@ -50,7 +51,7 @@ _ERROR_HEADER, _LINK_HEADER, _ROUTE_HEADER = 2 * _HEADER.size + 4, _HEADER.size 
 _NLMSGERR_ATTR_MSG, _IFLA_IFNAME, _RTA_OIF = 1, 3, 4
 _INDEXED = (
     *(RTM_NEWLINK, RTM_DELLINK, RTM_NEWADDR, RTM_DELADDR),
-    *(RTM_NEWNEIGH, RTM_DELNEIGH, RTM_NEWQDISC, RTM_DELQDISC),
+    *(RTM_NEWNEIGH, RTM_DELNEIGH, RTM_NEWQDISC, RTM_DELQDISC, RTM_NEWTFILTER, RTM_DELTFILTER),
 )
 """Messages whose fixed part has the index of the device in its second four bytes."""
 _DEADLINE_S = 30.0
@@ -131,7 +132,7 @@ class Neighbour:
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """The kernel's word that the device `index` changed: itself, an address, route, neighbour or qdisc (`kind`).
+    """The kernel's word that something (`kind`) changed: device `index` itself, or what belongs to it.
 
     Only a message about the device itself carries its name.
     """

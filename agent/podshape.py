@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 from agent import netlink, netns, tc
@@ -82,14 +82,34 @@ class _Present:
         return (index, tc.INGRESS) in self._qdiscs
 
 
+def missing_limits(shape: PodShape) -> tuple[str, ...]:
+    """What `shape_pods` would change now, in words; this changes nothing. Raises OSError."""
+    with Netlink() as host:
+        present = _Present(host)
+        index = present.indices.get(shape.host_name)
+        if index is None:
+            return ()
+        changes = bucket_changes(index, present.root(index), shape.ingress)
+        if not shape.shape_inside:
+            changes += _ifb_changes(host, present, index, shape)
+        else:
+            with suppress(NetnsGone), _inside(shape.netns) as (pod, indices):
+                changes += _inside_changes(pod, indices, shape)
+        return _purposes(changes)
+
+
 def _shape(host: Netlink, present: _Present, shape: PodShape) -> tuple[str, ...]:
     index = present.indices.get(shape.host_name)
     if index is None:
         return ()
     changes = _carry_out(host, bucket_changes(index, present.root(index), shape.ingress))
     if shape.shape_inside:
-        return changes + _shape_inside(shape)
-    return changes + _shape_by_ifb(host, present, index, shape)
+        with _inside(shape.netns) as (pod, indices):
+            return changes + _carry_out(pod, _inside_changes(pod, indices, shape))
+    changes += _carry_out(host, _ifb_changes(host, present, index, shape))
+    if shape.needs_ifb and shape.ifb not in present.indices:
+        changes += _carry_out(host, _ifb_changes(host, _Present(host), index, shape))
+    return changes
 
 
 def bucket_changes(index: int, found: Qdisc | None, wanted: TokenBucket | None) -> list[Request]:
@@ -99,35 +119,36 @@ def bucket_changes(index: int, found: Qdisc | None, wanted: TokenBucket | None) 
     return [tc.delete_bucket(index)] if found is not None and found.handle == tc.OUR_HANDLE else []
 
 
-def _shape_inside(shape: PodShape) -> tuple[str, ...]:
-    with _inside(shape.netns) as (pod, indices):
-        index = indices.get(shape.ifname)
-        if index is None:
-            return ()
-        found = next((one for one in tc.qdiscs(pod) if (one.index, one.parent) == (index, tc.ROOT)), None)
-        return _carry_out(pod, bucket_changes(index, found, shape.egress))
+def _inside_changes(pod: Netlink, indices: Mapping[str, int], shape: PodShape) -> list[Request]:
+    index = indices.get(shape.ifname)
+    if index is None:
+        return []
+    found = next((one for one in tc.qdiscs(pod) if (one.index, one.parent) == (index, tc.ROOT)), None)
+    return bucket_changes(index, found, shape.egress)
 
 
-def _shape_by_ifb(host: Netlink, present: _Present, index: int, shape: PodShape) -> tuple[str, ...]:
+def _ifb_changes(host: Netlink, present: _Present, index: int, shape: PodShape) -> list[Request]:
+    """What leads to the ifb of a pod. Without the device that is to make it, no more: the rest needs its index."""
     ifb = present.indices.get(shape.ifb)
     if shape.egress is None:
         # The redirection first: what is redirected to a device that is gone is lost.
-        gone = [tc.delete_redirect(index), netlink.delete_link(shape.ifb)]
-        return _carry_out(host, gone if ifb is not None else [])
-    changes: tuple[str, ...] = ()
-    redirected = ifb is not None and present.takes_in(index)
+        return [] if ifb is None else [tc.delete_redirect(index), netlink.delete_link(shape.ifb)]
     if ifb is None:
-        changes += _carry_out(host, [netlink.create_ifb(shape.ifb, shape.mtu)])
-        ifb = socket.if_nametoindex(shape.ifb)
-    changes += _carry_out(host, bucket_changes(ifb, present.root(ifb), shape.egress))
-    return changes + _carry_out(host, [] if redirected else tc.redirect_ingress(index, ifb))
+        return [netlink.create_ifb(shape.ifb, shape.mtu)]
+    changes = bucket_changes(ifb, present.root(ifb), shape.egress)
+    redirected = present.takes_in(index) and tc.redirect_target(host, index) == ifb
+    return changes if redirected else [*changes, *tc.redirect_ingress(index, ifb)]
 
 
 def _carry_out(kernel: Netlink, requests: Iterable[Request]) -> tuple[str, ...]:
     pending = list(requests)
     if pending:
         kernel.execute(pending)
-    return tuple(request.purpose for request in pending)
+    return _purposes(pending)
+
+
+def _purposes(requests: Iterable[Request]) -> tuple[str, ...]:
+    return tuple(request.purpose for request in requests)
 
 
 @contextmanager

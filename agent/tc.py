@@ -20,22 +20,28 @@ from agent.netlink import (
     NLM_F_REQUEST,
     RTM_DELQDISC,
     RTM_NEWQDISC,
+    RTM_NEWTFILTER,
     Netlink,
     Request,
 )
 
-RTM_GETQDISC, RTM_NEWTFILTER = 38, 44
+RTM_GETQDISC, RTM_GETTFILTER = 38, 46
 
 ROOT, INGRESS = 0xFFFFFFFF, 0xFFFFFFF1
 OUR_HANDLE = 0x6B380000
 """Handle ("k8") of the token buckets that are ours."""
 INGRESS_HANDLE = 0xFFFF0000
+PEAK_RATE = 10**16
+"""Byte/s, above every limit: it delays nothing, as the kernel rounds the time of a frame to 0 ns. It is there for its
+burst, the only one of tbf's settings that says up to which size a packet is not cut."""
 
 _TCA_KIND, _TCA_OPTIONS = 1, 2
-_TCA_TBF_PARMS, _TCA_TBF_RATE64, _TCA_TBF_BURST = 1, 4, 6
+_TCA_TBF_PARMS, _TCA_TBF_RATE64, _TCA_TBF_PRATE64, _TCA_TBF_BURST, _TCA_TBF_PBURST = 1, 4, 5, 6, 7
 _TCA_U32_CLASSID, _TCA_U32_SEL, _TCA_U32_ACT = 1, 5, 7
 _TCA_ACT_KIND, _TCA_ACT_OPTIONS, _TCA_MIRRED_PARMS = 1, 2, 2
 _TC_ACT_STOLEN, _EGRESS_REDIR, _U32_TERMINAL = 4, 1, 1
+_MIRRED_PARAMETERS = struct.Struct("=IIiiiiI")
+"""struct tc_mirred; the last two are what is done (`_EGRESS_REDIR`), and the index of the device that gets it."""
 _ETH_P_ALL = 0x0003
 _LINKLAYER_ETHERNET = 1
 
@@ -51,16 +57,21 @@ _GONE = (errno.ENOENT, errno.EINVAL, errno.ENODEV)
 
 @dataclass(frozen=True, slots=True)
 class TokenBucket:
-    """A tbf qdisc (tc-tbf(8)): `rate` in byte/s, `burst` and `limit` (what may wait) in bytes of Ethernet frames."""
+    """A tbf qdisc (tc-tbf(8)): `rate` in byte/s; all else in bytes of Ethernet frames.
+
+    `burst` may pass at once, `limit` may wait. A sender's large packet (GSO) counts as one until tbf cuts it into
+    frames, which it does beyond `largest`.
+    """
 
     rate: int
     burst: int
     limit: int
+    largest: int
 
 
 @dataclass(frozen=True, slots=True)
 class Qdisc:
-    """A qdisc as the kernel tells of it. Of a tbf, `rate` and `limit`; the kernel does not tell the burst in bytes."""
+    """A qdisc as the kernel tells of it. Of a tbf, rates and `limit`; the kernel does not tell the bursts in bytes."""
 
     index: int
     parent: int
@@ -68,17 +79,21 @@ class Qdisc:
     kind: str
     rate: int = 0
     limit: int = 0
+    peak_rate: int = 0
 
     def is_bucket(self, bucket: TokenBucket) -> bool:
-        """Whether this is `bucket`, made by us. (Its burst follows from its rate.)"""
-        return (self.kind, self.handle, self.rate, self.limit) == ("tbf", OUR_HANDLE, bucket.rate, bucket.limit)
+        """Whether this is `bucket`, made by us. (Its bursts follow from its rate.)"""
+        found = (self.kind, self.handle, self.rate, self.limit, self.peak_rate)
+        return found == ("tbf", OUR_HANDLE, bucket.rate, bucket.limit, PEAK_RATE)
 
 
 def replace_bucket(index: int, bucket: TokenBucket) -> Request:
     """Put `bucket` at the root of device `index`, in place of whatever is there; one of ours is changed as it runs."""
-    rate = _RATESPEC.pack(0, _LINKLAYER_ETHERNET, 0, 0, 0, min(bucket.rate, _U32_MAX))
-    parameters = rate + bytes(_RATESPEC.size) + _TBF_LIMITS.pack(bucket.limit, 0, 0)
-    options = _attribute(_TCA_TBF_PARMS, parameters) + _attribute(_TCA_TBF_BURST, struct.pack("=I", bucket.burst))
+    parameters = _rate(bucket.rate) + _rate(PEAK_RATE) + _TBF_LIMITS.pack(bucket.limit, 0, 0)
+    options = _attribute(_TCA_TBF_PARMS, parameters)
+    options += _attribute(_TCA_TBF_BURST, struct.pack("=I", bucket.burst))
+    options += _attribute(_TCA_TBF_PBURST, struct.pack("=I", bucket.largest))
+    options += _attribute(_TCA_TBF_PRATE64, struct.pack("=Q", PEAK_RATE))
     if bucket.rate > _U32_MAX:
         options += _attribute(_TCA_TBF_RATE64, struct.pack("=Q", bucket.rate))
     attributes = _text(_TCA_KIND, "tbf") + _attribute(_TCA_OPTIONS, options)
@@ -99,7 +114,7 @@ def redirect_ingress(index: int, target: int) -> list[Request]:
     A qdisc that is there already is made anew, and its filters with it.
     """
     head = _TCMSG.pack(socket.AF_UNSPEC, index, INGRESS_HANDLE, INGRESS, 0)
-    mirred = struct.pack("=IIiiiiI", 0, 0, _TC_ACT_STOLEN, 0, 0, _EGRESS_REDIR, target)
+    mirred = _MIRRED_PARAMETERS.pack(0, 0, _TC_ACT_STOLEN, 0, 0, _EGRESS_REDIR, target)
     options = _attribute(_TCA_ACT_OPTIONS, _attribute(_TCA_MIRRED_PARMS, mirred))
     action = _attribute(1, _text(_TCA_ACT_KIND, "mirred") + options)
     everything = struct.pack("=BBBxHHhhI", _U32_TERMINAL, 0, 1, 0, 0, 0, 0, 0) + struct.pack("=IIii", 0, 0, 0, 0)
@@ -120,6 +135,25 @@ def delete_redirect(index: int) -> Request:
     return _request("no redirection", RTM_DELQDISC, head, tolerated=_GONE)
 
 
+def redirect_target(kernel: Netlink, index: int) -> int | None:
+    """The device to which `redirect_ingress` sends what device `index` receives; None if no filter of it does."""
+    body = _TCMSG.pack(socket.AF_UNSPEC, index, 0, INGRESS_HANDLE, 0)
+    question = Request("list filters", _encoded(RTM_GETTFILTER, body, NLM_F_REQUEST | NLM_F_DUMP))
+    targets = (_target(message) for message in kernel.dump(question, RTM_NEWTFILTER))
+    return next((target for target in targets if target is not None), None)
+
+
+def _target(message: bytes) -> int | None:
+    found = _attributes(message[_HEADER.size + _TCMSG.size :])
+    for kind in (_TCA_OPTIONS, _TCA_U32_ACT, 1, _TCA_ACT_OPTIONS):
+        found = _attributes(found.get(kind, b""))
+    parameters = found.get(_TCA_MIRRED_PARMS, b"")
+    if len(parameters) < _MIRRED_PARAMETERS.size:
+        return None
+    *_, done, target = _MIRRED_PARAMETERS.unpack_from(parameters)
+    return target if done == _EGRESS_REDIR else None
+
+
 def qdiscs(kernel: Netlink) -> list[Qdisc]:
     """The qdiscs of all devices in the namespace of `kernel`, without those that the kernel itself put there."""
     body = _TCMSG.pack(socket.AF_UNSPEC, 0, 0, 0, 0)
@@ -131,15 +165,21 @@ def _qdisc(message: bytes) -> Qdisc:
     _, index, handle, parent, _ = _TCMSG.unpack_from(message, _HEADER.size)
     attributes = _attributes(message[_HEADER.size + _TCMSG.size :])
     kind = attributes.get(_TCA_KIND, b"").rstrip(b"\0").decode(errors="replace")
-    rate = limit = 0
-    if kind == "tbf":
-        options = _attributes(attributes.get(_TCA_OPTIONS, b""))
-        parameters = options.get(_TCA_TBF_PARMS, bytes(2 * _RATESPEC.size + _TBF_LIMITS.size))
-        rate = _RATESPEC.unpack_from(parameters)[-1]
-        limit = _TBF_LIMITS.unpack_from(parameters, 2 * _RATESPEC.size)[0]
-        if _TCA_TBF_RATE64 in options:
-            (rate,) = struct.unpack("=Q", options[_TCA_TBF_RATE64])
-    return Qdisc(index, parent, handle, kind, rate, limit)
+    if kind != "tbf":
+        return Qdisc(index, parent, handle, kind)
+    options = _attributes(attributes.get(_TCA_OPTIONS, b""))
+    parameters = options.get(_TCA_TBF_PARMS, bytes(2 * _RATESPEC.size + _TBF_LIMITS.size))
+    rates = [_RATESPEC.unpack_from(parameters, offset)[-1] for offset in (0, _RATESPEC.size)]
+    for place, attribute in enumerate((_TCA_TBF_RATE64, _TCA_TBF_PRATE64)):
+        if attribute in options:
+            (rates[place],) = struct.unpack("=Q", options[attribute])
+    limit = _TBF_LIMITS.unpack_from(parameters, 2 * _RATESPEC.size)[0]
+    return Qdisc(index, parent, handle, kind, rates[0], limit, rates[1])
+
+
+def _rate(rate: int) -> bytes:
+    """A struct tc_ratespec; a rate beyond its 32 bits stands in an attribute of its own too."""
+    return _RATESPEC.pack(0, _LINKLAYER_ETHERNET, 0, 0, 0, min(rate, _U32_MAX))
 
 
 def _request(purpose: str, kind: int, body: bytes, flags: int = 0, tolerated: Collection[int] = ()) -> Request:

@@ -84,6 +84,28 @@ async def test_what_the_pod_sends_is_redirected_to_a_device_that_limits_it(links
     assert "tbf" not in qdiscs(HOST)
 
 
+@pytest.mark.parametrize(
+    "theft",
+    [
+        ("filter", "del", "dev", HOST, "parent", "ffff:"),
+        ("qdisc", "del", "dev", HOST, "ingress"),
+        ("qdisc", "del", "dev", HOST.replace("k8o", "k8i"), "root"),
+    ],
+    ids=["filter", "ingress", "ifb"],
+)
+async def test_a_redirection_that_is_half_gone_is_made_whole(
+    links: Links, sandbox: Sandbox, theft: tuple[str, ...]
+) -> None:
+    shape = shape_of(sandbox, None, 8_000_000)
+    await shaped(links, shape)
+    run("tc", *theft)
+    assert await shaped(links, shape)
+    ifb = HOST.replace("k8o", "k8i")
+    assert rate(ifb) == 8_000_000
+    assert f"Egress Redirect to device {ifb}" in run("tc", "filter", "show", "dev", HOST, "parent", "ffff:")
+    assert await shaped(links, shape) == ()
+
+
 async def test_inside_the_pod_its_own_end_is_limited_and_no_device_is_made(links: Links, sandbox: Sandbox) -> None:
     await shaped(links, shape_of(sandbox, None, 8_000_000, inside=True))
     assert "rate 8Mbit" in sandbox.run("tc", "qdisc", "show", "dev", "eth0")
@@ -95,6 +117,17 @@ async def test_a_link_that_is_right_is_left_alone(links: Links, sandbox: Sandbox
     shape = shape_of(sandbox, 10**7, 10**6, inside=inside)
     assert await shaped(links, shape)
     assert await shaped(links, shape) == ()
+
+
+@pytest.mark.parametrize("inside", [False, True])
+async def test_what_is_missing_is_told_without_being_changed(links: Links, sandbox: Sandbox, inside: bool) -> None:
+    shape = shape_of(sandbox, 10**7, 10**6, inside=inside)
+    assert await links.missing_limits(shape)
+    assert "tbf" not in qdiscs(HOST)
+    await shaped(links, shape)
+    assert await links.missing_limits(shape) == ()
+    changed = shape_of(sandbox, 2 * 10**7, 10**6, inside=inside)
+    assert await links.missing_limits(changed) == ("limit to 20000000 bit/s",)
 
 
 @pytest.mark.parametrize("inside", [False, True])
@@ -117,6 +150,15 @@ async def test_somebody_elses_qdisc_stays_where_there_is_no_limit(links: Links, 
     run("tc", "qdisc", "add", "dev", HOST, "root", "tbf", "rate", "1mbit", "burst", "3000", "limit", "15000")
     assert await shaped(links, shape_of(sandbox, None, None)) == ()
     assert rate(HOST) == 1_000_000
+
+
+@pytest.mark.parametrize("inside", [False, True])
+async def test_hundreds_of_limits_that_come_and_go_leave_nothing(links: Links, sandbox: Sandbox, inside: bool) -> None:
+    before = run("tc", "qdisc"), sandbox.run("tc", "qdisc"), run("ip", "-brief", "link")
+    for number in range(200):
+        await shaped(links, shape_of(sandbox, 10**6 + 8 * number, 10**6 + 8 * number, inside=inside))
+        await shaped(links, shape_of(sandbox, None, None, inside=inside))
+    assert (run("tc", "qdisc"), sandbox.run("tc", "qdisc"), run("ip", "-brief", "link")) == before
 
 
 async def test_a_pod_that_is_gone_needs_nothing_and_holds_up_no_other(links: Links, sandbox: Sandbox) -> None:

@@ -11,7 +11,7 @@ from agent import tc
 from agent.attachment import PodAttachment
 from agent.limits import Limits
 from agent.podshape import bucket_changes
-from agent.shaping import bucket, desired_shapes
+from agent.shaping import ETHERNET_HEADER, bucket, desired_shapes
 from agent.tc import OUR_HANDLE, Qdisc
 from cni.request import AttachmentKey, PodIdentity
 from flows.snapshot import Tenancy
@@ -19,7 +19,7 @@ from flows.snapshot import Tenancy
 MTU = 1450
 INDEX = 7
 WANTED = bucket(10_000_000, MTU)
-OURS = Qdisc(INDEX, tc.ROOT, OUR_HANDLE, "tbf", WANTED.rate, WANTED.limit)
+OURS = Qdisc(INDEX, tc.ROOT, OUR_HANDLE, "tbf", WANTED.rate, WANTED.limit, tc.PEAK_RATE)
 ATTACHED = PodAttachment(
     AttachmentKey("c0ffee", "eth0"),
     PodIdentity("red", "web", "uid"),
@@ -31,8 +31,16 @@ ATTACHED = PodAttachment(
 
 
 @pytest.mark.parametrize("rate", [10_000_000, 100_000_000, 10**9, 10**10])
-def test_what_waits_delays_others_by_at_most_20_ms(rate: int) -> None:
-    assert bucket(rate, MTU).limit * 8 / rate <= 0.020
+def test_what_waits_delays_others_by_at_most_25_ms(rate: int) -> None:
+    assert bucket(rate, MTU).limit * 8 / rate <= 0.025
+
+
+@pytest.mark.parametrize("rate", [1_000, 10**6, 10**7, 10**8, 10**9, 10**15])
+def test_no_packet_that_passes_whole_fills_the_queue(rate: int) -> None:
+    made = bucket(rate, MTU)
+    assert made.largest >= MTU + ETHERNET_HEADER
+    # Beyond the 64 KiB of the largest packet there is nothing to cut.
+    assert min(made.largest, 1 << 16) <= made.limit / 8
 
 
 @pytest.mark.parametrize("rate", [1_000, 10**6, 10**9, 10**15])
@@ -68,7 +76,14 @@ def test_a_link_that_is_right_is_not_touched() -> None:
 
 
 @pytest.mark.parametrize(
-    "found", [None, replace(OURS, rate=1), replace(OURS, limit=1), replace(OURS, handle=0x80010000)]
+    "found",
+    [
+        None,
+        replace(OURS, rate=1),
+        replace(OURS, limit=1),
+        replace(OURS, peak_rate=0),
+        replace(OURS, handle=0x80010000),
+    ],
 )
 def test_a_link_that_is_wrong_gets_its_bucket(found: Qdisc | None) -> None:
     assert bucket_changes(INDEX, found, WANTED) == [tc.replace_bucket(INDEX, WANTED)]
