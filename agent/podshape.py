@@ -69,17 +69,17 @@ def shape_pods(shapes: Sequence[PodShape]) -> Mapping[str, tuple[str, ...] | OSE
 
 
 class _Present:
-    """The devices and qdiscs of a namespace at one moment."""
+    """The devices and qdiscs of a namespace at one moment: that of the calling thread, and of the socket `kernel`."""
 
     def __init__(self, kernel: Netlink) -> None:
         self.indices = {name: index for index, name in socket.if_nameindex()}
-        self._qdiscs = {(qdisc.index, qdisc.parent): qdisc for qdisc in tc.qdiscs(kernel)}
+        self._qdiscs: dict[int, dict[int, Qdisc]] = {}
+        for qdisc in tc.qdiscs(kernel):
+            self._qdiscs.setdefault(qdisc.index, {})[qdisc.parent] = qdisc
 
-    def root(self, index: int) -> Qdisc | None:
-        return self._qdiscs.get((index, tc.ROOT))
-
-    def takes_in(self, index: int) -> bool:
-        return (index, tc.INGRESS) in self._qdiscs
+    def on(self, index: int) -> Mapping[int, Qdisc]:
+        """The qdiscs of a device, by parent."""
+        return self._qdiscs.get(index, {})
 
 
 def missing_limits(shape: PodShape) -> tuple[str, ...]:
@@ -89,12 +89,12 @@ def missing_limits(shape: PodShape) -> tuple[str, ...]:
         index = present.indices.get(shape.host_name)
         if index is None:
             return ()
-        changes = bucket_changes(index, present.root(index), shape.ingress)
+        changes = bucket_changes(index, present.on(index), shape.ingress)
         if not shape.shape_inside:
             changes += _ifb_changes(host, present, index, shape)
         else:
-            with suppress(NetnsGone), _inside(shape.netns) as (pod, indices):
-                changes += _inside_changes(pod, indices, shape)
+            with suppress(NetnsGone), _inside(shape.netns) as (_, pods_present):
+                changes += _inside_changes(pods_present, shape)
         return _purposes(changes)
 
 
@@ -102,29 +102,36 @@ def _shape(host: Netlink, present: _Present, shape: PodShape) -> tuple[str, ...]
     index = present.indices.get(shape.host_name)
     if index is None:
         return ()
-    changes = _carry_out(host, bucket_changes(index, present.root(index), shape.ingress))
+    changes = _carry_out(host, bucket_changes(index, present.on(index), shape.ingress))
     if shape.shape_inside:
-        with _inside(shape.netns) as (pod, indices):
-            return changes + _carry_out(pod, _inside_changes(pod, indices, shape))
+        with _inside(shape.netns) as (pod, pods_present):
+            return changes + _carry_out(pod, _inside_changes(pods_present, shape))
     changes += _carry_out(host, _ifb_changes(host, present, index, shape))
     if shape.needs_ifb and shape.ifb not in present.indices:
         changes += _carry_out(host, _ifb_changes(host, _Present(host), index, shape))
     return changes
 
 
-def bucket_changes(index: int, found: Qdisc | None, wanted: TokenBucket | None) -> list[Request]:
-    """What leads from the root qdisc `found` to `wanted`; a qdisc of somebody else is only replaced, never removed."""
-    if wanted is not None:
-        return [] if found is not None and found.is_bucket(wanted) else [tc.replace_bucket(index, wanted)]
-    return [tc.delete_bucket(index)] if found is not None and found.handle == tc.OUR_HANDLE else []
+def bucket_changes(index: int, found: Mapping[int, Qdisc], wanted: TokenBucket | None) -> list[Request]:
+    """What leads from the qdiscs `found` on a device, by parent, to the bucket `wanted`.
 
-
-def _inside_changes(pod: Netlink, indices: Mapping[str, int], shape: PodShape) -> list[Request]:
-    index = indices.get(shape.ifname)
-    if index is None:
+    A qdisc of somebody else is only replaced, never removed.
+    """
+    root, leaf = found.get(tc.ROOT), found.get(tc.LEAF_PARENT)
+    ours = root is not None and root.handle == tc.OUR_HANDLE
+    if wanted is None:
+        return [tc.delete_bucket(index)] if ours else []
+    # Without a leaf of ours: either the bucket is new, or somebody took the leaf, and all is lost that should wait.
+    queued = ours and leaf is not None and leaf.handle in (tc.FIFO_HANDLE, tc.FAIR_HANDLE)
+    if root is not None and root.is_bucket(wanted) and queued:
         return []
-    found = next((one for one in tc.qdiscs(pod) if (one.index, one.parent) == (index, tc.ROOT)), None)
-    return bucket_changes(index, found, shape.egress)
+    queue = [] if queued else [tc.queue_in_order(index, wanted)]
+    return [tc.replace_bucket(index, wanted), *queue, tc.share_fairly(index, wanted)]
+
+
+def _inside_changes(present: _Present, shape: PodShape) -> list[Request]:
+    index = present.indices.get(shape.ifname)
+    return [] if index is None else bucket_changes(index, present.on(index), shape.egress)
 
 
 def _ifb_changes(host: Netlink, present: _Present, index: int, shape: PodShape) -> list[Request]:
@@ -135,8 +142,8 @@ def _ifb_changes(host: Netlink, present: _Present, index: int, shape: PodShape) 
         return [] if ifb is None else [tc.delete_redirect(index), netlink.delete_link(shape.ifb)]
     if ifb is None:
         return [netlink.create_ifb(shape.ifb, shape.mtu)]
-    changes = bucket_changes(ifb, present.root(ifb), shape.egress)
-    redirected = present.takes_in(index) and tc.redirect_target(host, index) == ifb
+    changes = bucket_changes(ifb, present.on(ifb), shape.egress)
+    redirected = tc.INGRESS in present.on(index) and tc.redirect_target(host, index) == ifb
     return changes if redirected else [*changes, *tc.redirect_ingress(index, ifb)]
 
 
@@ -152,11 +159,7 @@ def _purposes(requests: Iterable[Request]) -> tuple[str, ...]:
 
 
 @contextmanager
-def _inside(path: str) -> Iterator[tuple[Netlink, dict[str, int]]]:
-    """A netlink socket of the namespace at `path`, and its devices. Raises NetnsGone."""
-    with netns.opened(path) as sandbox:
-        with netns.entered(sandbox, path):
-            pod = Netlink()
-            indices = {name: index for index, name in socket.if_nameindex()}
-        with pod:
-            yield pod, indices
+def _inside(path: str) -> Iterator[tuple[Netlink, _Present]]:
+    """A netlink socket of the namespace at `path`, and what is there. Raises NetnsGone."""
+    with netns.opened(path) as sandbox, netns.entered(sandbox, path), Netlink() as pod:
+        yield pod, _Present(pod)

@@ -24,6 +24,8 @@ BURST_S = 0.04
 processor, it makes up for afterwards. Over 10 s it is 0.4 % of the rate."""
 QUEUE_S = 0.025
 """What may wait, in seconds of the rate. It is the delay that a saturating stream adds for everybody else."""
+STREAMS_QUEUE = 2
+"""How many times as much may wait where streams do so apart: there it delays none but itself."""
 LARGEST_S = 0.002
 """A larger packet is cut into frames: whole, it would find no room in the queue, or hold up all others."""
 LEAST_BURST_FRAMES = 4
@@ -40,11 +42,13 @@ def bucket(rate: int, mtu: int) -> TokenBucket:
     """The token bucket for `rate` bit/s on a link of `mtu` bytes."""
     frame = mtu + ETHERNET_HEADER
     bytes_per_s = rate // 8
+    limit = _clamped(max(bytes_per_s * QUEUE_S, LEAST_QUEUE_FRAMES * frame))
     return TokenBucket(
         rate=bytes_per_s,
         burst=_clamped(max(bytes_per_s * BURST_S, LEAST_BURST_FRAMES * frame)),
-        limit=_clamped(max(bytes_per_s * QUEUE_S, LEAST_QUEUE_FRAMES * frame)),
+        limit=limit,
         largest=_clamped(max(bytes_per_s * LARGEST_S, LEAST_LARGEST_FRAMES * frame)),
+        packets=limit * STREAMS_QUEUE // frame,
     )
 
 

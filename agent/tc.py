@@ -31,6 +31,9 @@ ROOT, INGRESS = 0xFFFFFFFF, 0xFFFFFFF1
 OUR_HANDLE = 0x6B380000
 """Handle ("k8") of the token buckets that are ours."""
 INGRESS_HANDLE = 0xFFFF0000
+LEAF_PARENT = OUR_HANDLE | 1
+FIFO_HANDLE, FAIR_HANDLE = 0x6B390000, 0x6B3A0000
+"""Where what waits in a token bucket stands, and the handles of the two queues that may be there."""
 PEAK_RATE = 10**16
 """Byte/s, above every limit: it delays nothing, as the kernel rounds the time of a frame to 0 ns. It is there for its
 burst, the only one of tbf's settings that says up to which size a packet is not cut."""
@@ -60,13 +63,14 @@ class TokenBucket:
     """A tbf qdisc (tc-tbf(8)): `rate` in byte/s; all else in bytes of Ethernet frames.
 
     `burst` may pass at once, `limit` may wait. A sender's large packet (GSO) counts as one until tbf cuts it into
-    frames, which it does beyond `largest`.
+    frames, which it does beyond `largest`. Where streams wait apart (`share_fairly`), `packets` of them all may wait.
     """
 
     rate: int
     burst: int
     limit: int
     largest: int
+    packets: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +104,25 @@ def replace_bucket(index: int, bucket: TokenBucket) -> Request:
     head = _TCMSG.pack(socket.AF_UNSPEC, index, OUR_HANDLE, ROOT, 0)
     purpose = f"limit to {bucket.rate * _BITS_PER_BYTE} bit/s"
     return _request(purpose, RTM_NEWQDISC, head + attributes, NLM_F_CREATE | NLM_F_REPLACE)
+
+
+def queue_in_order(index: int, bucket: TokenBucket) -> Request:
+    """Let what waits in the bucket of device `index` wait in one queue (tc-bfifo(8)), which every kernel has."""
+    options = struct.pack("=I", bucket.limit)
+    return _leaf("queue in order", index, FIFO_HANDLE, "bfifo", options)
+
+
+def share_fairly(index: int, bucket: TokenBucket) -> Request:
+    """Let each stream wait in a queue of its own (tc-sfq(8)); a kernel without sfq keeps the queue that is there."""
+    default_quantum, never_hashed_anew, default_divisor, all_flows = 0, 0, 0, 0
+    options = struct.pack("=IiIII", default_quantum, never_hashed_anew, bucket.packets, default_divisor, all_flows)
+    return _leaf("share fairly, where the kernel can", index, FAIR_HANDLE, "sfq", options, tolerated=(errno.ENOENT,))
+
+
+def _leaf(purpose: str, index: int, handle: int, kind: str, options: bytes, tolerated: Collection[int] = ()) -> Request:
+    head = _TCMSG.pack(socket.AF_UNSPEC, index, handle, LEAF_PARENT, 0)
+    body = head + _text(_TCA_KIND, kind) + _attribute(_TCA_OPTIONS, options)
+    return _request(purpose, RTM_NEWQDISC, body, NLM_F_CREATE | NLM_F_REPLACE, tolerated)
 
 
 def delete_bucket(index: int) -> Request:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from ipaddress import IPv4Address
 
@@ -10,6 +11,7 @@ import pytest
 from agent import tc
 from agent.attachment import PodAttachment
 from agent.limits import Limits
+from agent.netlink import Request
 from agent.podshape import bucket_changes
 from agent.shaping import ETHERNET_HEADER, bucket, desired_shapes
 from agent.tc import OUR_HANDLE, Qdisc
@@ -20,6 +22,7 @@ MTU = 1450
 INDEX = 7
 WANTED = bucket(10_000_000, MTU)
 OURS = Qdisc(INDEX, tc.ROOT, OUR_HANDLE, "tbf", WANTED.rate, WANTED.limit, tc.PEAK_RATE)
+LEAF = Qdisc(INDEX, tc.LEAF_PARENT, tc.FAIR_HANDLE, "sfq")
 ATTACHED = PodAttachment(
     AttachmentKey("c0ffee", "eth0"),
     PodIdentity("red", "web", "uid"),
@@ -70,28 +73,42 @@ def test_no_ifb_is_needed_where_egress_is_limited_inside_or_not_at_all() -> None
     assert not outside.needs_ifb
 
 
-def test_a_link_that_is_right_is_not_touched() -> None:
-    assert bucket_changes(INDEX, OURS, WANTED) == []
-    assert bucket_changes(INDEX, None, None) == []
+def names(requests: list[Request]) -> list[str]:
+    return [request.purpose for request in requests]
+
+
+LIMITED, IN_ORDER, FAIRLY = "limit to 10000000 bit/s", "queue in order", "share fairly, where the kernel can"
+
+
+@pytest.mark.parametrize("handle", [tc.FIFO_HANDLE, tc.FAIR_HANDLE])
+def test_a_link_that_is_right_is_not_touched(handle: int) -> None:
+    found = {tc.ROOT: OURS, tc.LEAF_PARENT: replace(LEAF, handle=handle)}
+    assert bucket_changes(INDEX, found, WANTED) == []
+    assert bucket_changes(INDEX, {}, None) == []
+
+
+@pytest.mark.parametrize("found", [replace(OURS, rate=1), replace(OURS, limit=1), replace(OURS, peak_rate=0)])
+def test_a_bucket_of_ours_that_is_wrong_is_changed_and_keeps_its_queue(found: Qdisc) -> None:
+    assert names(bucket_changes(INDEX, {tc.ROOT: found, tc.LEAF_PARENT: LEAF}, WANTED)) == [LIMITED, FAIRLY]
 
 
 @pytest.mark.parametrize(
     "found",
     [
-        None,
-        replace(OURS, rate=1),
-        replace(OURS, limit=1),
-        replace(OURS, peak_rate=0),
-        replace(OURS, handle=0x80010000),
+        {},
+        {tc.ROOT: OURS},
+        {tc.ROOT: OURS, tc.LEAF_PARENT: replace(LEAF, handle=0x80010000)},
+        {tc.ROOT: replace(OURS, handle=0x80010000), tc.LEAF_PARENT: LEAF},
     ],
+    ids=["nothing", "no queue", "another queue", "another bucket"],
 )
-def test_a_link_that_is_wrong_gets_its_bucket(found: Qdisc | None) -> None:
-    assert bucket_changes(INDEX, found, WANTED) == [tc.replace_bucket(INDEX, WANTED)]
+def test_a_link_without_a_bucket_and_queue_of_ours_gets_both(found: Mapping[int, Qdisc]) -> None:
+    assert names(bucket_changes(INDEX, found, WANTED)) == [LIMITED, IN_ORDER, FAIRLY]
 
 
 def test_a_bucket_of_ours_goes_with_its_limit() -> None:
-    assert bucket_changes(INDEX, OURS, None) == [tc.delete_bucket(INDEX)]
+    assert bucket_changes(INDEX, {tc.ROOT: OURS}, None) == [tc.delete_bucket(INDEX)]
 
 
 def test_somebody_elses_qdisc_stays_on_a_link_without_limit() -> None:
-    assert bucket_changes(INDEX, replace(OURS, handle=0x80010000), None) == []
+    assert bucket_changes(INDEX, {tc.ROOT: replace(OURS, handle=0x80010000)}, None) == []
