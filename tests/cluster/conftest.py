@@ -16,6 +16,8 @@ PREFIX = "test-"
 
 
 ASSETS = os.environ.get("KUBEBUILDER_ASSETS")
+DATAPATH = os.environ.get("K8SOVS_TEST_DATAPATH", "auto")
+"""The kernel tier insists on its own: with `auto`, a broken one would pass on the other."""
 REAL_SERVER = {"real_server", "real_api"}
 IPVS = Path("/proc/net/ip_vs")
 
@@ -57,7 +59,7 @@ def lab(request: pytest.FixtureRequest) -> Iterator[LabUnderTest]:
     """A lab for the tests of one module, whose LAB_OPTIONS (if it has them) are options of `lab up`."""
     running = LabUnderTest(f"{PREFIX}{os.getpid()}")
     try:
-        running("up", *getattr(request.module, "LAB_OPTIONS", ()))
+        running("up", "--datapath", DATAPATH, *getattr(request.module, "LAB_OPTIONS", ()))
         yield running
     finally:
         running("down")

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import pytest
 
+from tests.support.iperf import goodput, inside
 from tests.support.lab import LabUnderTest, eventually
 from tests.support.runtime import Node
 
-pytestmark = pytest.mark.kernel
-
 LAB_OPTIONS = ("--nodes", "1")
 INGRESS, EGRESS = "kubernetes.io/ingress-bandwidth", "kubernetes.io/egress-bandwidth"
+CHECK_FAILED = 103
+FOR_A_WHILE = ("--time", "5")
 METRICS = "http://127.0.0.1:9441/metrics"
 REPAIRED_WITHIN_S = 6.0
 """A limit inside a pod's namespace is looked at every 5 s; all others are repaired at once."""
@@ -30,7 +30,8 @@ class ShapingNode:
         self.lab = lab
         status = lab.status()
         self.on_kernel = status["datapath"] == "system"
-        self.run = Node(status["nodes"][0]).execute
+        self.runtime = Node(status["nodes"][0])
+        self.run = self.runtime.execute
 
     @contextmanager
     def pod(self, name: str, **annotations: str) -> Iterator[dict[str, Any]]:
@@ -54,22 +55,20 @@ class ShapingNode:
             if dict(ids).get("k8sovs-container-id") == pod["container_id"]
         )
 
-    def ingress(self, pod: Mapping[str, Any]) -> str | None:
-        """The rate into the pod, as tc prints it."""
-        return rate_of(self.run("tc", "qdisc", "show", "dev", self.host_link(pod), "root"))
-
-    def egress(self, pod: Mapping[str, Any]) -> str | None:
-        if not self.on_kernel:
-            return rate_of(inside(pod, "tc", "qdisc", "show", "dev", "eth0", "root"))
+    def limits(self, pod: Mapping[str, Any]) -> tuple[str | None, str | None]:
+        """The rates into the pod and out of it, as tc prints them."""
         link = self.host_link(pod)
+        return rate_of(self.run("tc", "qdisc"), link), self._egress(pod, link)
+
+    def _egress(self, pod: Mapping[str, Any], link: str) -> str | None:
+        if not self.on_kernel:
+            return rate_of(inside(pod, "tc", "qdisc"), "eth0")
         ifb = link.replace("k8o", "k8i")
         redirected = self.run("tc", "filter", "show", "dev", link, "parent", "ffff:")
         if f"Egress Redirect to device {ifb}" not in redirected:
             return None
-        return rate_of(self.run("tc", "qdisc", "show", "dev", ifb, "root"))
-
-    def limits(self, pod: Mapping[str, Any]) -> tuple[str | None, str | None]:
-        return self.ingress(pod), self.egress(pod)
+        # Of all devices: by now this one may be gone.
+        return rate_of(self.run("tc", "qdisc"), ifb)
 
     def remains(self) -> list[str]:
         """Everything of ours that limits something, on the node."""
@@ -81,28 +80,9 @@ class ShapingNode:
         return sorted(re.sub(r" (duration|n_packets|n_bytes|idle_age)=[^,]*,", "", line) for line in dump.splitlines())
 
 
-def rate_of(qdisc: str) -> str | None:
-    found = re.search(r"tbf .*rate (\S+)", qdisc)
+def rate_of(qdiscs: str, device: str) -> str | None:
+    found = re.search(rf"^qdisc tbf \S+ dev {device} root .*?\brate (\S+)", qdiscs, re.MULTILINE)
     return found[1] if found else None
-
-
-def inside(pod: Mapping[str, Any], *argv: str) -> str:
-    return subprocess.check_output(["nsenter", f"--net={pod['netns']}", "--", *argv], text=True, timeout=60)
-
-
-def goodput(sender: Mapping[str, Any], target: Mapping[str, Any], seconds: int = 5) -> float:
-    """Mbit/s that one TCP stream brings to its reader."""
-    server = subprocess.Popen(
-        ["nsenter", f"--net={target['netns']}", "--", "iperf3", "--server", "--one-off"], stdout=subprocess.DEVNULL
-    )
-    try:
-        listening = ("ss", "-Hltn", "sport = :5201")
-        eventually(lambda: inside(target, *listening), "iperf3 listens")
-        report = json.loads(inside(sender, "iperf3", "--client", target["ip"], "--json", "--time", str(seconds)))
-    finally:
-        server.kill()
-        server.wait()
-    return float(report["end"]["sum_received"]["bits_per_second"]) / 1e6
 
 
 @pytest.fixture(scope="module")
@@ -110,11 +90,13 @@ def node(lab: LabUnderTest) -> ShapingNode:
     return ShapingNode(lab)
 
 
+@pytest.mark.kernel
 def test_a_pod_that_starts_with_both_limits_is_held_to_them(node: ShapingNode) -> None:
     with node.pod("limited", ingress="10M", egress="5M") as limited, node.pod("free") as free:
         assert node.limits(limited) == ("10Mbit", "5Mbit")
-        assert 8.5 < goodput(free, limited) < 10.5
-        assert 4.2 < goodput(limited, free) < 5.3
+        # Bounds for any machine: how near a stream comes is what `make bench-shaping` says.
+        assert 7.0 < goodput(free, limited, *FOR_A_WHILE) < 10.5
+        assert 3.0 < goodput(limited, free, *FOR_A_WHILE) < 5.3
 
 
 @pytest.mark.parametrize(("direction", "rates"), [("ingress", ("2Mbit", None)), ("egress", (None, "2Mbit"))])
@@ -125,6 +107,7 @@ def test_one_direction_alone_is_limited(
         assert node.limits(pod) == rates
 
 
+@pytest.mark.kernel
 def test_limits_come_change_and_go_on_a_live_pod_without_touching_its_flows(node: ShapingNode) -> None:
     with node.pod("live") as pod:
         flows = node.flows()
@@ -138,6 +121,7 @@ def test_limits_come_change_and_go_on_a_live_pod_without_touching_its_flows(node
         assert node.flows() == flows
 
 
+@pytest.mark.kernel
 def test_a_limit_that_somebody_removes_comes_back(node: ShapingNode) -> None:
     with node.pod("robbed", ingress="10M", egress="5M") as pod:
         node.run("tc", "qdisc", "del", "dev", node.host_link(pod), "root")
@@ -150,6 +134,22 @@ def test_a_limit_that_somebody_removes_comes_back(node: ShapingNode) -> None:
         )
 
 
+def test_check_fails_while_a_limit_cannot_be_put_back(node: ShapingNode) -> None:
+    granted = {"runtimeConfig": {"bandwidth": {"egressRate": 10_000_000}}}
+    with node.runtime.pod("default", "checked") as pod:
+        result = node.runtime.call("ADD", pod, granted).said
+        assert node.runtime.check(pod, result).status == 0
+        # Another queue with the handle of ours: the kernel does not change the kind of one that is there.
+        pod.sandbox.run("tc", "qdisc", "del", "dev", "eth0", "root")
+        pod.sandbox.run("tc", "qdisc", "add", "dev", "eth0", "root", "handle", "6b38:", "pfifo")
+        answer = node.runtime.check(pod, result)
+        assert answer.code == CHECK_FAILED
+        assert "limit to 10000000 bit/s" in answer.said["msg"]
+        pod.sandbox.run("tc", "qdisc", "del", "dev", "eth0", "root")
+        eventually(lambda: node.runtime.check(pod, result).status == 0, "the limit is back")
+
+
+@pytest.mark.kernel
 def test_limits_stand_again_after_the_switch_has_restarted(node: ShapingNode) -> None:
     with node.pod("patient", ingress="10M", egress="5M") as pod:
         node.lab("stop", "vswitchd", "node1")
@@ -185,6 +185,7 @@ def test_a_pod_with_a_nonsensical_limit_starts_without_it_and_people_are_told(no
         assert refused() > before
 
 
+@pytest.mark.kernel
 def test_nothing_remains_of_the_limits_of_pods_that_are_gone(node: ShapingNode) -> None:
     for _ in range(3):
         with node.pod("brief", ingress="10M", egress="5M"):

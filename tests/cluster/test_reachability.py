@@ -10,19 +10,15 @@ import pytest
 from k8sovs.lab.reach import Place, judge, table
 from tests.support.lab import LabUnderTest, eventually
 
-pytestmark = pytest.mark.kernel
-
 FOLDER = "/k8s.ovs.com/ovs/network/k8ssdn"
 
-# Every pair of tenants has pods on one node and on two.
-PODS = {"red": ("node1", "node1", "node2"), "blue": ("node2", "node2", "node3"), "green": ("node3", "node3", "node1")}
+# Every pair of tenants has pods on one node and on two, and so has a tenant with itself.
+PODS = {"red": ("node1", "node1", "node2"), "blue": ("node2", "node3"), "green": ("node3", "node1")}
 
 
 @pytest.fixture(scope="module")
 def tenants(lab: LabUnderTest) -> LabUnderTest:
-    for namespace, nodes in PODS.items():
-        for number, node in enumerate(nodes):
-            lab.add_pod(f"{namespace}/pod{number}", node)
+    lab.add_pods(*((f"{name}/pod{number}", node) for name, nodes in PODS.items() for number, node in enumerate(nodes)))
     return lab
 
 
@@ -57,21 +53,25 @@ def _may(sender: Place, target: Place, allowed: set[tuple[str, str]]) -> bool:
     return sender.namespace == target.namespace or (sender.namespace, target.namespace) in allowed
 
 
+@pytest.mark.kernel
 def test_namespaces_are_apart_until_somebody_joins_them(tenants: LabUnderTest) -> None:
     assert_reached(tenants)
 
 
+@pytest.mark.kernel
 def test_nodes_and_pods_reach_each_other_whatever_the_tenant(tenants: LabUnderTest) -> None:
     pods, nodes = tenants.pod_places(), tenants.node_places()
     _, wrong = judge([*product(pods, nodes), *product(nodes, pods)], lambda sender, target: True)
     assert [f"{sender.name} to {target.name}" for sender, target in wrong] == []
 
 
+@pytest.mark.kernel
 def test_every_pod_reaches_the_outside(tenants: LabUnderTest) -> None:
     _, wrong = judge(product(tenants.pod_places(), [tenants.outside()]), lambda sender, target: True)
     assert [sender.name for sender, _ in wrong] == []
 
 
+@pytest.mark.kernel
 def test_join_lets_two_namespaces_reach_each_other_and_isolate_ends_it(tenants: LabUnderTest) -> None:
     act(tenants, "red", "join", "blue")
     assert_reached(tenants, ("red", "blue"))
@@ -79,6 +79,7 @@ def test_join_lets_two_namespaces_reach_each_other_and_isolate_ends_it(tenants: 
     assert_reached(tenants)
 
 
+@pytest.mark.kernel
 def test_a_global_namespace_reaches_and_is_reached_by_all_until_it_is_isolated(tenants: LabUnderTest) -> None:
     act(tenants, "green", "global")
     assert_reached(tenants, ("green", "red"), ("green", "blue"))

@@ -10,16 +10,13 @@ import pytest
 from k8sovs.lab.reach import judge
 from tests.support.lab import LabUnderTest, eventually
 
-pytestmark = pytest.mark.kernel
-
 LAB_OPTIONS = ("--mode", "subnet", "--nodes", "2")
 KEY = "/k8s.ovs.com/ovs/network/k8ssdn/netnamespaces/red"
 
 
 @pytest.fixture(scope="module")
 def tenants(lab: LabUnderTest) -> LabUnderTest:
-    for pod, node in (("red/one", "node1"), ("red/two", "node2"), ("blue/one", "node1"), ("blue/two", "node2")):
-        lab.add_pod(pod, node)
+    lab.add_pods(("red/one", "node1"), ("red/two", "node2"), ("blue/one", "node1"), ("blue/two", "node2"))
     return lab
 
 
@@ -30,11 +27,14 @@ def unreached(lab: LabUnderTest) -> list[str]:
     return [f"{sender.name} to {target.name}" for sender, target in wrong]
 
 
+@pytest.mark.kernel
 def test_everybody_reaches_everybody(tenants: LabUnderTest) -> None:
     assert unreached(tenants) == []
 
 
-@pytest.mark.parametrize(("action", "target"), [("join", "blue"), ("isolate", ""), ("global", "")])
+@pytest.mark.parametrize(
+    ("action", "target"), [pytest.param("join", "blue", marks=pytest.mark.kernel), ("isolate", ""), ("global", "")]
+)
 def test_an_action_is_refused_with_a_reason_and_changes_nothing(
     tenants: LabUnderTest, action: str, target: str
 ) -> None:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -80,6 +81,11 @@ class LabUnderTest:
         """A new pod, NAMESPACE/NAME, that can send; what `lab pod ls --json` says of it."""
         added: dict[str, Any] = json.loads(self("pod", "add", pod, "--node", node, "--json", *options))
         return added
+
+    def add_pods(self, *pods: tuple[str, str]) -> list[dict[str, Any]]:
+        """Several new pods, (NAMESPACE/NAME, node) each, two at a time; as `add_pod` describes them."""
+        with ThreadPoolExecutor(max_workers=2) as hands:
+            return list(hands.map(lambda pod: self.add_pod(*pod), pods))
 
     def pods(self) -> list[dict[str, Any]]:
         """`lab pod ls --json`."""

@@ -15,6 +15,8 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, TypeAlias
 
+from k8sovs.lab.waiting import PATIENCE
+
 CLONE_NEWNET = 0x40000000
 
 Json: TypeAlias = Any
@@ -62,7 +64,8 @@ class Sandbox:
 
     def succeeds(self, *command: str) -> bool:
         """Whether `command` exits with 0 inside."""
-        return subprocess.run(self.command(*command), capture_output=True, timeout=20, check=False).returncode == 0
+        done = subprocess.run(self.command(*command), capture_output=True, timeout=20 * PATIENCE, check=False)
+        return done.returncode == 0
 
     def connect(self, outer: str, inner: str, *addresses: str) -> None:
         """A veth pair: `outer` in the caller's namespace, `inner` in here with `addresses` (a.b.c.d/n); both up."""
@@ -76,7 +79,7 @@ class Sandbox:
 
 def run(*command: str) -> str:
     """What `command` prints; it must succeed."""
-    result = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
+    result = subprocess.run(command, capture_output=True, text=True, timeout=20 * PATIENCE, check=False)
     assert result.returncode == 0, f"{' '.join(command)}: {result.stderr}{result.stdout}"
     return result.stdout
 
