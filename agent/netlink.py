@@ -1,7 +1,8 @@
 """Route netlink with types: requests as values, many of them in one send, answers as frozen dataclasses.
 
-`pyroute2` is the codec; the sockets are our own and block, because the kernel does the whole work of a request inside
-the send (20 ms for the deletion of a veth): callers run in worker threads, off the event loop. rtnetlink(7), RFC 3549.
+The few messages that are needed are packed and read here. The sockets block, because the kernel does the whole work of
+a request inside the send (20 ms for the deletion of a veth): callers run in worker threads, off the event loop.
+rtnetlink(7), RFC 3549; linux/if_link.h, if_addr.h, rtnetlink.h, neighbour.h.
 """
 
 from __future__ import annotations
@@ -15,12 +16,6 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
 from types import TracebackType
-from typing import Any, TypeAlias
-
-from pyroute2.netlink.rtnl.ifaddrmsg import ifaddrmsg
-from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
-from pyroute2.netlink.rtnl.ndmsg import ndmsg
-from pyroute2.netlink.rtnl.rtmsg import rtmsg
 
 NLMSG_ERROR, NLMSG_DONE = 2, 3
 NLM_F_REQUEST, NLM_F_ACK, NLM_F_DUMP_INTR = 0x1, 0x4, 0x10
@@ -42,13 +37,18 @@ NUD_PERMANENT = 0x80
 ROUTE_PROTOCOL = 0x6B
 """Marks the routes that are ours (rtm_protocol; 0x6b is free in /etc/iproute2/rt_protos)."""
 
-UntypedMessage: TypeAlias = Any
-"""A message of pyroute2, or its class; the library has no types, and this module is where that ends."""
-
 _SOL_NETLINK, _CAP_ACK, _EXT_ACK, _GET_STRICT_CHK = 270, 10, 11, 12
 _HEADER = struct.Struct("=IHHII")
 _ERROR_HEADER, _LINK_HEADER, _ROUTE_HEADER = 2 * _HEADER.size + 4, _HEADER.size + 16, _HEADER.size + 12
-_NLMSGERR_ATTR_MSG, _IFLA_IFNAME, _RTA_OIF = 1, 3, 4
+_IFINFOMSG, _IFADDRMSG = struct.Struct("=BxHiII"), struct.Struct("=BBBBI")
+_RTMSG, _NDMSG = struct.Struct("=8BI"), struct.Struct("=BxxxiHBB")
+_ATTRIBUTE, _U32 = struct.Struct("=HH"), struct.Struct("=I")
+_NLMSGERR_ATTR_MSG = 1
+_IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_MTU, _IFLA_LINKINFO, _IFLA_GROUP, _IFLA_NET_NS_FD = 1, 3, 4, 18, 27, 28
+_IFLA_INFO_KIND, _IFLA_INFO_DATA, _VETH_INFO_PEER = 1, 2, 1
+_IFA_ADDRESS, _IFA_LOCAL, _IFA_FLAGS = 1, 2, 8
+_RTA_DST, _RTA_OIF, _RTA_GATEWAY, _RTA_PREFSRC, _RTA_TABLE = 1, 4, 5, 7, 15
+_NDA_DST, _NDA_LLADDR, _NDA_IFINDEX = 1, 2, 8
 _INDEXED = (
     *(RTM_NEWLINK, RTM_DELLINK, RTM_NEWADDR, RTM_DELADDR),
     *(RTM_NEWNEIGH, RTM_DELNEIGH, RTM_NEWQDISC, RTM_DELQDISC, RTM_NEWTFILTER, RTM_DELTFILTER),
@@ -144,26 +144,17 @@ class Event:
 
 def create_veth(near: VethEnd, far: VethEnd) -> Request:
     """A veth pair, both ends born where they stay (moving one costs the kernel ten times as much), both down."""
-    data = {"attrs": [("VETH_INFO_PEER", {**_veth_flags(far), "attrs": _veth_attributes(far)})]}
-    information = {"attrs": [("IFLA_INFO_KIND", "veth"), ("IFLA_INFO_DATA", data)]}
-    message = _message(ifinfmsg, **_veth_flags(near))
-    message["attrs"] = [*_veth_attributes(near), ("IFLA_LINKINFO", information)]
+    data = _packed(_VETH_INFO_PEER, _veth(far))
+    kind = _packed(_IFLA_INFO_KIND, b"veth") + _packed(_IFLA_INFO_DATA, data)
+    message = _veth(near) + _packed(_IFLA_LINKINFO, kind)
     return _request(f"create veth {near.name}, {far.name}", message, RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL)
 
 
-def _veth_flags(end: VethEnd) -> dict[str, int]:
-    return {"flags": IFF_PROMISC, "change": IFF_PROMISC} if end.promiscuous else {}
-
-
-def _veth_attributes(end: VethEnd) -> list[tuple[str, str | int]]:
-    attributes: list[tuple[str, str | int]] = [
-        ("IFLA_IFNAME", end.name),
-        ("IFLA_ADDRESS", end.mac),
-        ("IFLA_MTU", end.mtu),
-    ]
-    if end.netns is not None:
-        attributes.append(("IFLA_NET_NS_FD", end.netns))
-    return attributes
+def _veth(end: VethEnd) -> bytes:
+    flags = IFF_PROMISC if end.promiscuous else 0
+    named = _packed(_IFLA_IFNAME, _name(end.name)) + _packed(_IFLA_ADDRESS, _mac(end.mac))
+    netns = b"" if end.netns is None else _packed(_IFLA_NET_NS_FD, _U32.pack(end.netns))
+    return _link_message(flags, flags) + named + _packed(_IFLA_MTU, _U32.pack(end.mtu)) + netns
 
 
 def create_ifb(name: str, mtu: int) -> Request:
@@ -171,42 +162,38 @@ def create_ifb(name: str, mtu: int) -> Request:
 
     Up at once; one that exists is no error.
     """
-    message = _message(ifinfmsg, flags=IFF_UP, change=IFF_UP)
-    message["attrs"] = [
-        ("IFLA_IFNAME", name),
-        ("IFLA_MTU", mtu),
-        ("IFLA_LINKINFO", {"attrs": [("IFLA_INFO_KIND", "ifb")]}),
-    ]
+    named = _packed(_IFLA_IFNAME, _name(name)) + _packed(_IFLA_MTU, _U32.pack(mtu))
+    message = _link_message(IFF_UP, IFF_UP) + named + _packed(_IFLA_LINKINFO, _packed(_IFLA_INFO_KIND, b"ifb"))
     return _request(f"create ifb {name}", message, RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, (errno.EEXIST,))
 
 
 def set_link(name: str, *, mtu: int | None = None, group: int | None = None, up: bool = False) -> Request:
     """Change a device; a device that is gone is an error for all but a change of group."""
-    message = _message(ifinfmsg, flags=IFF_UP if up else 0, change=IFF_UP if up else 0)
-    wanted = (("IFLA_IFNAME", name), ("IFLA_MTU", mtu), ("IFLA_GROUP", group))
-    message["attrs"] = [(key, value) for key, value in wanted if value is not None]
-    tolerated = (errno.ENODEV,) if group is not None else ()
-    return _request(f"set link {name}", message, RTM_SETLINK, tolerated=tolerated)
+    flags = IFF_UP if up else 0
+    message = _link_message(flags, flags) + _packed(_IFLA_IFNAME, _name(name))
+    if mtu is not None:
+        message += _packed(_IFLA_MTU, _U32.pack(mtu))
+    if group is not None:
+        message += _packed(_IFLA_GROUP, _U32.pack(group))
+    return _request(f"set link {name}", message, RTM_SETLINK, tolerated=() if group is None else (errno.ENODEV,))
 
 
 def delete_link(name: str) -> Request:
     """Delete a device; one that is gone is no error."""
-    message = _message(ifinfmsg)
-    message["attrs"] = [("IFLA_IFNAME", name)]
+    message = _link_message() + _packed(_IFLA_IFNAME, _name(name))
     return _request(f"delete link {name}", message, RTM_DELLINK, tolerated=(errno.ENODEV,))
 
 
 def delete_group(group: int) -> Request:
     """Delete every device of link group `group` at once; an empty group is no error."""
-    message = _message(ifinfmsg)
-    message["attrs"] = [("IFLA_GROUP", group)]
+    message = _link_message() + _packed(_IFLA_GROUP, _U32.pack(group))
     return _request(f"delete link group {group}", message, RTM_DELLINK, tolerated=(errno.ENODEV,))
 
 
 def add_address(index: int, address: IPv4Address, prefix_length: int) -> Request:
     """An address that brings no route of its own."""
-    message = _address_message(index, address, prefix_length)
-    message["attrs"].append(("IFA_FLAGS", IFA_F_PERMANENT | IFA_F_NOPREFIXROUTE))
+    flags = _packed(_IFA_FLAGS, _U32.pack(IFA_F_PERMANENT | IFA_F_NOPREFIXROUTE))
+    message = _address_message(index, address, prefix_length) + flags
     return _request(f"add address {address}/{prefix_length}", message, RTM_NEWADDR, NLM_F_CREATE | NLM_F_REPLACE)
 
 
@@ -216,10 +203,9 @@ def delete_address(address: Address) -> Request:
     return _request(f"delete address {address.address}", message, RTM_DELADDR, tolerated=(errno.EADDRNOTAVAIL,))
 
 
-def _address_message(index: int, address: IPv4Address, prefix_length: int) -> UntypedMessage:
-    message = _message(ifaddrmsg, family=socket.AF_INET, prefixlen=prefix_length, index=index)
-    message["attrs"] = [("IFA_LOCAL", str(address)), ("IFA_ADDRESS", str(address))]
-    return message
+def _address_message(index: int, address: IPv4Address, prefix_length: int) -> bytes:
+    attributes = _packed(_IFA_LOCAL, address.packed) + _packed(_IFA_ADDRESS, address.packed)
+    return _IFADDRMSG.pack(socket.AF_INET, prefix_length, 0, SCOPE_UNIVERSE, index) + attributes
 
 
 def add_route(route: Route) -> Request:
@@ -239,31 +225,25 @@ def delete_route(route: Route) -> Request:
     return _request(f"delete route {route.destination}", message, RTM_DELROUTE, tolerated=(errno.ESRCH,))
 
 
-def _route_message(route: Route) -> UntypedMessage:
-    message = _message(
-        rtmsg,
-        family=socket.AF_INET,
-        dst_len=route.destination.prefixlen,
-        table=route.table if route.table < 256 else RT_TABLE_UNSPEC,
-        type=RTN_UNICAST,
-        proto=route.protocol,
-        scope=SCOPE_UNIVERSE if route.gateway else SCOPE_LINK,
-        flags=RTNH_F_ONLINK if route.onlink else 0,
-    )
-    message["attrs"] = [("RTA_OIF", route.index), ("RTA_TABLE", route.table)]
-    if route.destination.prefixlen:
-        message["attrs"].append(("RTA_DST", str(route.destination.network_address)))
+def _route_message(route: Route) -> bytes:
+    scope, length = SCOPE_UNIVERSE if route.gateway else SCOPE_LINK, route.destination.prefixlen
+    table = route.table if route.table < 256 else RT_TABLE_UNSPEC
+    head = (socket.AF_INET, length, 0, 0, table, route.protocol, scope, RTN_UNICAST)
+    message = _RTMSG.pack(*head, RTNH_F_ONLINK if route.onlink else 0)
+    message += _packed(_RTA_OIF, _U32.pack(route.index)) + _packed(_RTA_TABLE, _U32.pack(route.table))
+    if length:
+        message += _packed(_RTA_DST, route.destination.network_address.packed)
     if route.gateway:
-        message["attrs"].append(("RTA_GATEWAY", str(route.gateway)))
+        message += _packed(_RTA_GATEWAY, route.gateway.packed)
     if route.source:
-        message["attrs"].append(("RTA_PREFSRC", str(route.source)))
+        message += _packed(_RTA_PREFSRC, route.source.packed)
     return message
 
 
 def permanent_neighbour(index: int, address: IPv4Address, mac: str) -> Request:
     """An ARP entry that never ages and is never asked for."""
-    message = _message(ndmsg, family=socket.AF_INET, ifindex=index, state=NUD_PERMANENT)
-    message["attrs"] = [("NDA_DST", str(address)), ("NDA_LLADDR", mac)]
+    attributes = _packed(_NDA_DST, address.packed) + _packed(_NDA_LLADDR, _mac(mac))
+    message = _NDMSG.pack(socket.AF_INET, index, NUD_PERMANENT, 0, 0) + attributes
     return _request(f"neighbour {address}", message, RTM_NEWNEIGH, NLM_F_CREATE | NLM_F_REPLACE)
 
 
@@ -311,8 +291,7 @@ class Netlink:
 
     def link(self, name: str) -> Link | None:
         """The device `name`, or None."""
-        message = _message(ifinfmsg)
-        message["attrs"] = [("IFLA_IFNAME", name)]
+        message = _link_message() + _packed(_IFLA_IFNAME, _name(name))
         try:
             found = self._ask(_encoded(message, RTM_GETLINK, NLM_F_REQUEST), f"look up link {name}")
         except NetlinkError as error:
@@ -323,23 +302,22 @@ class Netlink:
 
     def addresses(self, index: int = 0) -> tuple[Address, ...]:
         """The IPv4 addresses of device `index`, or of all devices."""
-        message = _message(ifaddrmsg, family=socket.AF_INET, index=index)
+        message = _IFADDRMSG.pack(socket.AF_INET, 0, 0, 0, index)
         found = self._ask(_encoded(message, RTM_GETADDR, NLM_F_REQUEST | NLM_F_DUMP), "list addresses")
         addresses = (_address(payload) for kind, payload in found if kind == RTM_NEWADDR)
         return tuple(address for address in addresses if index in (0, address.index))
 
     def routes(self, index: int) -> tuple[Route, ...]:
         """The IPv4 unicast routes of the main table that leave by device `index`."""
-        message = _message(rtmsg, family=socket.AF_INET, table=RT_TABLE_MAIN)
-        message["attrs"] = [("RTA_OIF", index), ("RTA_TABLE", RT_TABLE_MAIN)]
+        wanted = _packed(_RTA_OIF, _U32.pack(index)) + _packed(_RTA_TABLE, _U32.pack(RT_TABLE_MAIN))
+        message = _RTMSG.pack(socket.AF_INET, 0, 0, 0, RT_TABLE_MAIN, 0, 0, 0, 0) + wanted
         found = self._ask(_encoded(message, RTM_GETROUTE, NLM_F_REQUEST | NLM_F_DUMP), "list routes")
         routes = (_route(payload) for kind, payload in found if kind == RTM_NEWROUTE)
         return tuple(route for route in routes if route is not None and route.index == index)
 
     def route_to(self, address: IPv4Address) -> Route | None:
         """The route that a packet from here to `address` takes; None if there is none."""
-        message = _message(rtmsg, family=socket.AF_INET, dst_len=32)
-        message["attrs"] = [("RTA_DST", str(address))]
+        message = _RTMSG.pack(socket.AF_INET, 32, 0, 0, 0, 0, 0, 0, 0) + _packed(_RTA_DST, address.packed)
         try:
             found = self._ask(_encoded(message, RTM_GETROUTE, NLM_F_REQUEST), f"look up the route to {address}")
         except NetlinkError as error:
@@ -350,8 +328,7 @@ class Netlink:
 
     def neighbours(self, index: int) -> tuple[Neighbour, ...]:
         """The IPv4 neighbours on device `index`."""
-        message = _message(ndmsg, family=socket.AF_INET)
-        message["attrs"] = [("NDA_IFINDEX", index)]
+        message = _NDMSG.pack(socket.AF_INET, 0, 0, 0, 0) + _packed(_NDA_IFINDEX, _U32.pack(index))
         found = self._ask(_encoded(message, RTM_GETNEIGH, NLM_F_REQUEST | NLM_F_DUMP), "list neighbours")
         neighbours = (_neighbour(payload) for kind, payload in found if kind == RTM_NEWNEIGH)
         return tuple(neighbour for neighbour in neighbours if neighbour.index == index)
@@ -415,26 +392,29 @@ def decode_events(data: bytes) -> Iterator[Event]:
             yield Event(kind, number, None if name is None else name.rstrip(b"\0").decode(errors="replace"))
 
 
-def _message(kind: UntypedMessage, **fields: int) -> UntypedMessage:
-    """A message of pyroute2's class `kind` with its fixed fields set."""
-    message = kind()
-    for name, value in fields.items():
-        message[name] = value
-    message["attrs"] = []
-    return message
+def _link_message(flags: int = 0, change: int = 0) -> bytes:
+    return _IFINFOMSG.pack(socket.AF_UNSPEC, 0, 0, flags, change)
 
 
-def _request(
-    purpose: str, message: UntypedMessage, kind: int, flags: int = 0, tolerated: Collection[int] = ()
-) -> Request:
+def _packed(kind: int, value: bytes) -> bytes:
+    """An attribute, filled up to a multiple of four bytes."""
+    return _ATTRIBUTE.pack(_ATTRIBUTE.size + len(value), kind) + value + bytes(-len(value) % 4)
+
+
+def _name(text: str) -> bytes:
+    return text.encode() + b"\0"
+
+
+def _mac(text: str) -> bytes:
+    return bytes.fromhex(text.replace(":", ""))
+
+
+def _request(purpose: str, message: bytes, kind: int, flags: int = 0, tolerated: Collection[int] = ()) -> Request:
     return Request(purpose, _encoded(message, kind, NLM_F_REQUEST | NLM_F_ACK | flags), frozenset(tolerated))
 
 
-def _encoded(message: UntypedMessage, kind: int, flags: int) -> bytes:
-    message["header"]["type"] = kind
-    message["header"]["flags"] = flags
-    message.encode()
-    return bytes(message.data)
+def _encoded(message: bytes, kind: int, flags: int) -> bytes:
+    return _HEADER.pack(_HEADER.size + len(message), kind, flags, 0, 0) + message
 
 
 def _numbered(request: Request, sequence: int) -> bytes:
@@ -463,62 +443,65 @@ def _error(message: bytes) -> tuple[int, str]:
 
 def _attribute(message: bytes, offset: int, wanted: int) -> bytes | None:
     """The value of the first attribute of type `wanted` in a message whose attributes start at `offset`."""
-    while offset + 4 <= len(message):
-        length, kind = struct.unpack_from("=HH", message, offset)
-        if length < 4:
-            return None
-        if kind == wanted:
-            return message[offset + 4 : offset + length]
+    return next((value for kind, value in _attributes(message, offset) if kind == wanted), None)
+
+
+def _attributes(message: bytes, offset: int) -> Iterator[tuple[int, bytes]]:
+    """(type, value) of each attribute in a message whose attributes start at `offset`."""
+    while offset + _ATTRIBUTE.size <= len(message):
+        length, kind = _ATTRIBUTE.unpack_from(message, offset)
+        if length < _ATTRIBUTE.size:
+            return
+        yield kind, message[offset + _ATTRIBUTE.size : offset + length]
         offset += (length + 3) & ~3
-    return None
 
 
-def _decoded(kind: UntypedMessage, data: bytes) -> UntypedMessage:
-    message = kind(data)
-    message.decode()
-    return message
+def _number(value: bytes | None) -> int | None:
+    return None if value is None else int.from_bytes(value, sys.byteorder)
 
 
 def _link(data: bytes) -> Link:
-    message = _decoded(ifinfmsg, data)
+    _, _, index, flags, _ = _IFINFOMSG.unpack_from(data, _HEADER.size)
+    found = dict(_attributes(data, _HEADER.size + _IFINFOMSG.size))
+    mac = found.get(_IFLA_ADDRESS)
     return Link(
-        index=message["index"],
-        name=message.get_attr("IFLA_IFNAME") or "",
-        mtu=message.get_attr("IFLA_MTU") or 0,
-        up=bool(message["flags"] & IFF_UP),
-        mac=message.get_attr("IFLA_ADDRESS"),
+        index=index,
+        name=found.get(_IFLA_IFNAME, b"").rstrip(b"\0").decode(errors="replace"),
+        mtu=_number(found.get(_IFLA_MTU)) or 0,
+        up=bool(flags & IFF_UP),
+        mac=mac.hex(":") if mac else None,
     )
 
 
 def _address(data: bytes) -> Address:
-    message = _decoded(ifaddrmsg, data)
-    local = message.get_attr("IFA_LOCAL") or message.get_attr("IFA_ADDRESS")
-    flags = message.get_attr("IFA_FLAGS")
-    return Address(
-        message["index"], IPv4Address(local), message["prefixlen"], message["flags"] if flags is None else flags
-    )
+    _, prefix_length, flags, _, index = _IFADDRMSG.unpack_from(data, _HEADER.size)
+    found = dict(_attributes(data, _HEADER.size + _IFADDRMSG.size))
+    all_flags = _number(found.get(_IFA_FLAGS))  # of 32 bits; the header has room for eight of them
+    local = found.get(_IFA_LOCAL) or found[_IFA_ADDRESS]
+    return Address(index, IPv4Address(local), prefix_length, flags if all_flags is None else all_flags)
 
 
 def _route(data: bytes, any_table: bool = False) -> Route | None:
     """None for what is not a plain route of the main table by one device."""
-    message = _decoded(rtmsg, data)
-    index = message.get_attr("RTA_OIF")
-    table = message.get_attr("RTA_TABLE") or message["table"]
-    if index is None or not (any_table or (table == RT_TABLE_MAIN and message["type"] == RTN_UNICAST)):
+    _, length, _, _, table, protocol, _, kind, flags = _RTMSG.unpack_from(data, _HEADER.size)
+    found = dict(_attributes(data, _HEADER.size + _RTMSG.size))
+    index = _number(found.get(_RTA_OIF))
+    table = _number(found.get(_RTA_TABLE)) or table
+    if index is None or not (any_table or (table == RT_TABLE_MAIN and kind == RTN_UNICAST)):
         return None
-    gateway, source = message.get_attr("RTA_GATEWAY"), message.get_attr("RTA_PREFSRC")
+    gateway, source = found.get(_RTA_GATEWAY), found.get(_RTA_PREFSRC)
     return Route(
-        destination=IPv4Network((message.get_attr("RTA_DST") or "0.0.0.0", message["dst_len"])),
+        destination=IPv4Network((found.get(_RTA_DST, bytes(4)), length)),
         index=index,
         gateway=IPv4Address(gateway) if gateway else None,
         source=IPv4Address(source) if source else None,
-        onlink=bool(message["flags"] & RTNH_F_ONLINK),
-        protocol=message["proto"],
+        onlink=bool(flags & RTNH_F_ONLINK),
+        protocol=protocol,
     )
 
 
 def _neighbour(data: bytes) -> Neighbour:
-    message = _decoded(ndmsg, data)
-    return Neighbour(
-        message["ifindex"], IPv4Address(message.get_attr("NDA_DST")), message.get_attr("NDA_LLADDR"), message["state"]
-    )
+    _, index, state, _, _ = _NDMSG.unpack_from(data, _HEADER.size)
+    found = dict(_attributes(data, _HEADER.size + _NDMSG.size))
+    mac = found.get(_NDA_LLADDR)
+    return Neighbour(index, IPv4Address(found[_NDA_DST]), mac.hex(":") if mac else None, state)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import TypeVar
 
 from agent.batch import Batch
 from agent.ovsdb import Ovsdb, OvsdbError, PodPort
+
+Item = TypeVar("Item")
 
 
 class PodPorts:
@@ -13,12 +16,13 @@ class PodPorts:
 
     def __init__(self, ovsdb: Ovsdb) -> None:
         self._ovsdb = ovsdb
-        self._additions: Batch[PodPort, int] = Batch(self._add)
-        self._removals: Batch[str, None] = Batch(self._remove)
+        self._insertions: Batch[PodPort, None] = Batch(_all_alike(ovsdb.insert_ports))
+        self._removals: Batch[str, None] = Batch(_all_alike(ovsdb.remove_ports))
 
     async def add(self, port: PodPort) -> int:
         """Add one port; returns its ofport once the switch forwards. Raises PortRefused or OvsdbError."""
-        return await self._additions.submit(port)
+        await self._insertions.submit(port)
+        return await self._ovsdb.wait_forwarding(port.name)
 
     async def remove(self, name: str) -> None:
         """Remove one port with all that is remembered at it; no error if it is not there. Raises OvsdbError."""
@@ -26,7 +30,7 @@ class PodPorts:
 
     async def run_additions(self) -> None:
         """Serve `add` for ever."""
-        await self._additions.run()
+        await self._insertions.run()
 
     async def run_removals(self) -> None:
         """Serve `remove` for ever."""
@@ -37,16 +41,17 @@ class PodPorts:
         """Whether the database is there."""
         return self._ovsdb.connected
 
-    async def _add(self, ports: Sequence[PodPort]) -> Mapping[int, int | Exception]:
-        try:
-            results = await self._ovsdb.add_ports(ports)
-        except OvsdbError as error:
-            return dict.fromkeys(range(len(ports)), error)
-        return {position: results[port.name] for position, port in enumerate(ports)}
 
-    async def _remove(self, names: Sequence[str]) -> Mapping[int, Exception | None]:
+def _all_alike(
+    change: Callable[[Sequence[Item]], Awaitable[None]],
+) -> Callable[[Sequence[Item]], Awaitable[Mapping[int, Exception | None]]]:
+    """The outcomes of a transaction: it is made for all of its items or for none."""
+
+    async def commit(items: Sequence[Item]) -> Mapping[int, Exception | None]:
         try:
-            await self._ovsdb.remove_ports(names)
+            await change(items)
         except OvsdbError as error:
-            return dict.fromkeys(range(len(names)), error)
-        return dict.fromkeys(range(len(names)))
+            return dict.fromkeys(range(len(items)), error)
+        return dict.fromkeys(range(len(items)))
+
+    return commit

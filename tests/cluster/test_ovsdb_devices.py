@@ -43,18 +43,21 @@ async def ovsdb(switch: OpenVswitch) -> AsyncIterator[Ovsdb]:
 async def test_a_port_without_a_device_is_refused_alone_and_removed(switch: OpenVswitch, ovsdb: Ovsdb) -> None:
     await ovsdb.ensure_bridge(SPEC)
     run("ip", "link", "add", "k8oreal", "type", "veth", "peer", "name", "peer")
-    results = await ovsdb.add_ports([PodPort("k8oreal", 256, {}), PodPort("k8ogone", 257, {})])
-    assert results["k8oreal"] == 256
-    refusal = results["k8ogone"]
-    assert isinstance(refusal, PortRefused)
-    assert "No such device" in str(refusal)
+    await ovsdb.insert_ports([PodPort("k8oreal", 256, {}), PodPort("k8ogone", 257, {})])
+    assert await ovsdb.wait_forwarding("k8oreal") == 256
+    with pytest.raises(PortRefused, match="No such device"):
+        await ovsdb.wait_forwarding("k8ogone")
+    async with asyncio.timeout(10):
+        while ovsdb.view is None or "k8ogone" in ovsdb.view.ports:
+            await ovsdb.changes.wait_beyond(ovsdb.changes.count)
     assert set(switch.vsctl("list-ports", "br0").split()) == {"vxlan0", "tun0", "k8oreal"}
 
 
 async def test_tun0_has_its_mac_and_keeps_its_mtu_when_the_bridge_changes(switch: OpenVswitch, ovsdb: Ovsdb) -> None:
     await ovsdb.ensure_bridge(SPEC)
     run("ip", "link", "add", "k8osmall", "mtu", "1300", "type", "veth", "peer", "name", "peer")
-    await ovsdb.add_ports([PodPort("k8osmall", 256, {})])
+    await ovsdb.insert_ports([PodPort("k8osmall", 256, {})])
+    await ovsdb.wait_forwarding("k8osmall")
     switch.vsctl("set", "bridge", "br0", "external_ids:settled=yes")  # returns when the switch has done all before it
     (link,) = run_json("ip", "-json", "link", "show", "tun0")
     assert (link["address"], link["mtu"]) == ("0a:58:ac:0b:00:01", 1400)

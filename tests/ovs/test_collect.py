@@ -33,7 +33,9 @@ async def ovsdb(openvswitch: OpenVswitch) -> AsyncIterator[Ovsdb]:
     task = asyncio.create_task(ovsdb.run())
     await ovsdb.wait_connected()
     await ovsdb.ensure_bridge(SPEC)
-    await ovsdb.add_ports([port(key, number) for number, key in enumerate(KEYS)])
+    await ovsdb.insert_ports([port(key, number) for number, key in enumerate(KEYS)])
+    for key in KEYS:
+        await ovsdb.wait_forwarding(host_link_name(key.container_id, key.ifname))
     yield ovsdb
     task.cancel()
     with suppress(asyncio.CancelledError):

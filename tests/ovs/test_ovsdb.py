@@ -59,6 +59,12 @@ def pods(*numbers: int) -> list[PodPort]:
     return [PodPort(f"k8o{number}", number, {"k8sovs-address": f"172.11.0.{number}"}) for number in numbers]
 
 
+async def add_ports(ovsdb: Ovsdb, ports: Sequence[PodPort]) -> dict[str, int]:
+    """Insert them together and wait for all of their numbers."""
+    await ovsdb.insert_ports(ports)
+    return {port.name: await ovsdb.wait_forwarding(port.name) for port in ports}
+
+
 def get(switch: OpenVswitch, table: str, record: str, column: str) -> str:
     return switch.vsctl("get", table, record, column).strip()
 
@@ -132,7 +138,7 @@ async def test_a_damaged_bridge_is_repaired_and_keeps_pods_and_operators_keys(
     ovsdb: Ovsdb, openvswitch: OpenVswitch
 ) -> None:
     await ovsdb.ensure_bridge(SPEC)
-    await ovsdb.add_ports(pods(256))
+    await add_ports(ovsdb, pods(256))
     await vsctl(openvswitch, "del-port", "tun0", "--", "set", "bridge", "br0", "fail_mode=standalone")
     await vsctl(
         openvswitch, "set", "bridge", "br0", "external_ids:operator=me", "other_config:hwaddr=02:00:00:00:00:01"
@@ -159,7 +165,7 @@ async def test_ports_get_the_numbers_they_ask_for_and_keep_what_is_remembered(
     ovsdb: Ovsdb, openvswitch: OpenVswitch
 ) -> None:
     await ovsdb.ensure_bridge(SPEC)
-    assert await ovsdb.add_ports(pods(256, 257, 300)) == {"k8o256": 256, "k8o257": 257, "k8o300": 300}
+    assert await add_ports(ovsdb, pods(256, 257, 300)) == {"k8o256": 256, "k8o257": 257, "k8o300": 300}
     shown = openvswitch.ofctl("show", "br0")
     assert all(f" {number}(k8o{number})" in shown for number in (256, 257, 300))
     assert get(openvswitch, "interface", "k8o300", "external_ids") == '{k8sovs-address="172.11.0.300"}'
@@ -170,8 +176,8 @@ async def test_ports_get_the_numbers_they_ask_for_and_keep_what_is_remembered(
 
 async def test_a_number_that_is_taken_gives_another_and_the_truth_is_told(ovsdb: Ovsdb) -> None:
     await ovsdb.ensure_bridge(SPEC)
-    await ovsdb.add_ports(pods(256))
-    given = await ovsdb.add_ports([PodPort("k8oother", 256, {})])
+    await add_ports(ovsdb, pods(256))
+    given = await add_ports(ovsdb, [PodPort("k8oother", 256, {})])
     assert ovsdb.view is not None
     assert given == {"k8oother": ovsdb.view.ports["k8oother"].ofport}
     assert given["k8oother"] != 256
@@ -179,27 +185,27 @@ async def test_a_number_that_is_taken_gives_another_and_the_truth_is_told(ovsdb:
 
 async def test_many_callers_add_at_once(ovsdb: Ovsdb) -> None:
     await ovsdb.ensure_bridge(SPEC)
-    results = await asyncio.gather(*(ovsdb.add_ports(pods(number)) for number in range(256, 296)))
+    results = await asyncio.gather(*(add_ports(ovsdb, pods(number)) for number in range(256, 296)))
     assert [number for result in results for number in result.values()] == list(range(256, 296))
 
 
 async def test_adding_without_a_bridge_is_refused(ovsdb: Ovsdb) -> None:
     with pytest.raises(OvsdbError, match="no bridge br0"):
-        await ovsdb.add_ports(pods(256))
+        await add_ports(ovsdb, pods(256))
 
 
 async def test_what_the_database_refuses_is_said_in_its_words(ovsdb: Ovsdb, openvswitch: OpenVswitch) -> None:
     await vsctl(openvswitch, "add-br", "br-phy", "--", "add-port", "br-phy", "k8o256")
     await ovsdb.ensure_bridge(SPEC)
     with pytest.raises(OvsdbError, match="constraint violation"):
-        await ovsdb.add_ports(pods(256))
+        await add_ports(ovsdb, pods(256))
 
 
 async def test_an_addition_that_is_cancelled_leaves_no_port(openvswitch: OpenVswitch) -> None:
     async with running(openvswitch) as ovsdb:
         await ovsdb.ensure_bridge(SPEC)
         openvswitch.kill_vswitchd()
-        adding = asyncio.create_task(ovsdb.add_ports(pods(256)))
+        adding = asyncio.create_task(add_ports(ovsdb, pods(256)))
         await wait_until(ovsdb, lambda view: "k8o256" in view.ports)
         adding.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -235,13 +241,13 @@ async def test_without_a_switch_daemon_an_addition_ends_at_its_deadline(openvswi
     async with running(openvswitch, deadline_s=0.3) as ovsdb:
         await ovsdb.wait_connected()
         with pytest.raises(OvsdbError, match=r"did not do it within 0\.3 s"):
-            await ovsdb.add_ports(pods(256))
+            await add_ports(ovsdb, pods(256))
         await wait_until(ovsdb, lambda view: "k8o256" not in view.ports)
 
 
 async def test_ports_are_removed_together_and_missing_ones_are_no_error(ovsdb: Ovsdb, openvswitch: OpenVswitch) -> None:
     await ovsdb.ensure_bridge(SPEC)
-    await ovsdb.add_ports(pods(256, 257, 258))
+    await add_ports(ovsdb, pods(256, 257, 258))
     await ovsdb.remove_ports(["k8o256", "k8o258", "k8ogone"])
     assert set(openvswitch.vsctl("list-ports", "br0").split()) == {"vxlan0", "tun0", "k8o257"}
     assert "k8o256" not in openvswitch.vsctl("--columns=name", "list", "interface")
@@ -250,13 +256,13 @@ async def test_ports_are_removed_together_and_missing_ones_are_no_error(ovsdb: O
 async def test_a_name_that_was_removed_can_be_added_again_at_once(ovsdb: Ovsdb) -> None:
     await ovsdb.ensure_bridge(SPEC)
     for _ in range(5):
-        assert await ovsdb.add_ports(pods(256)) == {"k8o256": 256}
+        assert await add_ports(ovsdb, pods(256)) == {"k8o256": 256}
         await ovsdb.remove_ports(["k8o256"])
 
 
 async def test_ids_are_changed_and_others_keys_stay(ovsdb: Ovsdb, openvswitch: OpenVswitch) -> None:
     await ovsdb.ensure_bridge(SPEC)
-    await ovsdb.add_ports(pods(256, 257))
+    await add_ports(ovsdb, pods(256, 257))
     await vsctl(openvswitch, "set", "interface", "k8o256", "external_ids:operator=me")
     await wait_until(ovsdb, lambda view: "operator" in view.ports["k8o256"].external_ids)
     await ovsdb.set_port_ids({name: {"k8sovs-send": "7"} for name in ("k8o256", "k8o257", "k8ogone")})
@@ -268,9 +274,9 @@ async def test_ids_are_changed_and_others_keys_stay(ovsdb: Ovsdb, openvswitch: O
 
 async def test_a_view_never_changes_and_a_port_that_did_not_change_is_the_same_object(ovsdb: Ovsdb) -> None:
     await ovsdb.ensure_bridge(SPEC)
-    await ovsdb.add_ports(pods(256))
+    await add_ports(ovsdb, pods(256))
     before = ovsdb.view
-    await ovsdb.add_ports(pods(257))
+    await add_ports(ovsdb, pods(257))
     assert before is not None
     assert ovsdb.view is not None
     assert "k8o257" not in before.ports
@@ -279,7 +285,7 @@ async def test_a_view_never_changes_and_a_port_that_did_not_change_is_the_same_o
 
 async def test_after_a_restart_of_the_database_the_view_follows_again(ovsdb: Ovsdb, openvswitch: OpenVswitch) -> None:
     await ovsdb.ensure_bridge(SPEC)
-    await ovsdb.add_ports(pods(256, 257))
+    await add_ports(ovsdb, pods(256, 257))
     openvswitch.kill_ovsdb()
     await asyncio.to_thread(openvswitch.start_ovsdb)
     await vsctl(openvswitch, "--no-wait", "del-port", "k8o256")
@@ -292,7 +298,7 @@ async def test_a_change_asked_for_while_the_database_is_away_is_made_when_it_is_
 ) -> None:
     await ovsdb.ensure_bridge(SPEC)
     openvswitch.kill_ovsdb()
-    adding = asyncio.create_task(ovsdb.add_ports(pods(256)))
+    adding = asyncio.create_task(add_ports(ovsdb, pods(256)))
     await asyncio.to_thread(openvswitch.start_ovsdb)
     assert await adding == {"k8o256": 256}
 
