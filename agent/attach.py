@@ -1,21 +1,26 @@
 """A pod's way onto the network and off it again: what the CNI server calls.
 
-ADD, in order: the tenancy of the namespace; a free address; the veth pair, its end in the pod's namespace; the port
-on the switch with everything worth remembering of the pod (one OVSDB transaction for all pods of a burst); the flows
-(one bundle for all); its bandwidth limits, if it has any. Then it answers: the pod can send at once.
+ADD: the tenancy of the namespace, a free address, a port number that the switch does not have in use. Then side by
+side the flows for that number (one bundle for all pods of a burst) and the veth pair, its end in the pod's namespace;
+once that is there the port on the switch with everything worth remembering of the pod (one OVSDB transaction for all),
+and meanwhile the rest of the link. When the switch has given the port its number, and it is the right one, only the
+bandwidth limits are left, if it has any. Then it answers: the pod can send at once.
 Whatever fails undoes what was done before it; but a limit that cannot be set keeps no pod from starting.
 
-DEL, in order: the port, and with it all that is remembered (the point of no return); the flows; the address; then it
+DEL, in order: the flows; the port, and with it all that is remembered (the point of no return); the address; then it
 answers. The veth is deleted afterwards: the kernel takes its time for that, and nobody has to wait. A veth of ours
-without a port is garbage, so a crash in between leaves nothing for long.
+without a port is garbage, so a crash in between leaves nothing for long; and a crash before the port is gone leaves a
+pod that has its flows again, until the runtime asks again.
 """
 
 from __future__ import annotations
 
 import asyncio
-from contextlib import suppress
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
+from typing import TypeAlias
 
 from agent.attachment import PodAttachment
 from agent.attachments import Attachments
@@ -27,6 +32,7 @@ from agent.flow_reconciler import FlowReconciler
 from agent.ipam import Leases, SubnetFull
 from agent.limits import UNLIMITED
 from agent.links import InterfaceExists, LinkError, Links, NetnsGone, PodLink, PodLinkSpec, host_link_name
+from agent.ofports import NoNumber, Ofports
 from agent.ovsdb import OvsdbError, PodPort
 from agent.ports import PodPorts
 from agent.reaper import Reaper
@@ -37,17 +43,17 @@ from agent.turns import Turns
 from cni.errors import CniError, ErrorCode
 from cni.request import AttachmentKey, Request
 from cni.result import Interface, IpConfig, Result, Route
-from flows.tables import FIRST_POD_PORT
 from k8sovs.logs import get_logger
 
 log = get_logger(__name__)
 
-OFPORT_LIMIT = 0xFF00
-"""First number that is no port's: OpenFlow 1.0, which operators' tools speak, has 16 bits and reserves the top."""
-
 FLOW_DEADLINE_S = 10.0
 """How long a call waits for a switch that is away. Then an ADD fails; a DEL succeeds, and its flows go with the first
 bundle after the switch is back, before or together with those of the next pod that gets the address."""
+
+
+_Made: TypeAlias = tuple[PodLink, tuple[IPv4Network, ...]]
+"""A link, and the destinations that are reached by it."""
 
 
 class SwitchAway(Exception):
@@ -70,6 +76,7 @@ class Devices:
 
     links: Links
     ports: PodPorts
+    ofports: Ofports
     flows: FlowReconciler
     reaper: Reaper
     shaper: Shaper
@@ -155,21 +162,17 @@ class Attacher:
         if self._leases.full:
             raise CniError(ErrorCode.NOT_AVAILABLE, str(SubnetFull(self._leases.subnet, self._leases.capacity)))
 
-    async def _connect(self, attachment: PodAttachment) -> tuple[PodLink, tuple[IPv4Network, ...]]:
+    async def _connect(self, attachment: PodAttachment) -> _Made:
         """Link, port, flows; the link, and where the container reaches by it. Raises CniError."""
         name = host_link_name(attachment.key.container_id, attachment.key.ifname)
         try:
             await self._devices.reaper.wait_deleted(name)
-            spec = self._link_spec(attachment)
-            link = await self._devices.links.create_pod_link(spec)
-            # The switch needs no more than the device, and longer for its port than we for the rest of the link.
-            configured = asyncio.create_task(self._devices.links.configure_pod_link(spec))
-            try:
-                port = PodPort(name, self._ofport(attachment.address), attachment.external_ids())
-                await self._devices.ports.add(port)
-            finally:
-                routes = await configured
-            await self._commit_flows()
+            port = PodPort(name, await self._take_ofport(), attachment.external_ids())
+            self._attachments.expect(name, attachment, port.ofport_request)
+            made, number = await self._make(self._link_spec(attachment), port)
+            self._attachments.expect_no_more(name)
+            if number != port.ofport_request:
+                await self._commit_flows()
             if attachment.limits != UNLIMITED:
                 await self._devices.shaper.reconcile()
         except NetnsGone as error:
@@ -178,28 +181,60 @@ class Attacher:
             raise CniError(ErrorCode.INTERFACE_EXISTS, f"{attachment.key}: {error}") from error
         except LinkError as error:
             raise CniError(ErrorCode.IO_FAILURE, f"{attachment.key}: {error}") from error
-        except (OvsdbError, SwitchAway) as error:
+        except (OvsdbError, SwitchAway, NoNumber) as error:
             raise CniError(ErrorCode.TRY_AGAIN_LATER, f"{attachment.key}: {error}") from error
-        return link, routes
+        return made
+
+    async def _make(self, spec: PodLinkSpec, port: PodPort) -> tuple[_Made, int]:
+        """The link, the port with its number, and the flows that are expected to fit it; all have ended on return."""
+        created = asyncio.Event()
+        linking = asyncio.create_task(self._devices.links.make_pod_link(spec, created.set))
+        linking.add_done_callback(lambda _: created.set())
+        adding = asyncio.create_task(self._add_port(created, linking, port))
+        outcomes = await asyncio.gather(linking, adding, self._commit_flows(), return_exceptions=True)
+        for outcome in outcomes:
+            if isinstance(outcome, BaseException):
+                raise outcome
+        return linking.result(), adding.result()
+
+    async def _add_port(self, created: asyncio.Event, linking: asyncio.Task[_Made], port: PodPort) -> int:
+        """Add the port once its device is there; if that fails, `linking` says why."""
+        await created.wait()
+        failed = linking.done() and (linking.cancelled() or linking.exception() is not None)
+        return port.ofport_request if failed else await self._devices.ports.add(port)
+
+    async def _take_ofport(self) -> int:
+        """Raises SwitchAway or NoNumber."""
+        async with self._switch_deadline():
+            return await self._devices.ofports.take()
 
     async def _disconnect(self, key: AttachmentKey) -> None:
-        """Port, flows, address, link. Raises OvsdbError, with everything still in place."""
+        """Flows, port, address, link. Raises OvsdbError, with everything in place again."""
         name = host_link_name(key.container_id, key.ifname)
-        attached = self._attachments.get(key) is not None
-        await self._devices.ports.remove(name)
-        if attached:
-            with suppress(SwitchAway):
-                await self._commit_flows()
+        try:
+            with self._attachments.leaving(name) as known:
+                if known:
+                    with suppress(SwitchAway):
+                        await self._commit_flows()
+                await self._devices.ports.remove(name)
+        except OvsdbError:
+            self._devices.flows.request()
+            raise
         self._leases.release(str(key))
         self._devices.reaper.delete_later([name])
 
     async def _commit_flows(self) -> None:
         """Wait until the switch has the flows for what is attached now. Raises SwitchAway."""
+        async with self._switch_deadline():
+            await self._devices.flows.reconcile()
+
+    @asynccontextmanager
+    async def _switch_deadline(self) -> AsyncIterator[None]:
         try:
             async with asyncio.timeout(FLOW_DEADLINE_S):
-                await self._devices.flows.reconcile()
+                yield
         except TimeoutError:
-            raise SwitchAway(f"the switch took no flows for {FLOW_DEADLINE_S:g} s: is ovs-vswitchd running?") from None
+            raise SwitchAway(f"the switch did nothing for {FLOW_DEADLINE_S:g} s: is ovs-vswitchd running?") from None
 
     def _link_spec(self, attachment: PodAttachment) -> PodLinkSpec:
         return PodLinkSpec(
@@ -213,11 +248,6 @@ class Attacher:
             mtu=self._network.mtu,
             offloads_off=self._network.offloads_off,
         )
-
-    def _ofport(self, address: IPv4Address) -> int:
-        """The number to ask for: it follows from the address, so no two pods ask for the same."""
-        offset = int(address) - int(self._identity.subnet.network_address)
-        return FIRST_POD_PORT + offset % (OFPORT_LIMIT - FIRST_POD_PORT)
 
     def _result(self, link: PodLink, routes: tuple[IPv4Network, ...], address: IPv4Address) -> Result:
         gateway = self._identity.gateway

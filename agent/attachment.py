@@ -7,7 +7,7 @@ made the port: port and address lease can never disagree.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from ipaddress import IPv4Address
 
 from agent.limits import UNLIMITED, Limits, limit_ids, limits_from_ids
@@ -32,6 +32,14 @@ class PodAttachment:
     tenancy: Tenancy
     limits: Limits = UNLIMITED
     network: str = NETWORK
+    _hash: int = field(init=False, repr=False, compare=False)
+    """Attachments are looked up over and over, and the hash of all their parts takes longer than the rest."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_hash", hash((self.key, self.address, self.tenancy)))
+
+    def __hash__(self) -> int:
+        return self._hash
 
     def external_ids(self) -> dict[str, str]:
         """As `external_ids` of the port."""

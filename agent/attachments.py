@@ -6,7 +6,8 @@ Also keeps at each port what is in force for its namespace and its pod, so that 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 
 from agent.attachment import PREFIX, PodAttachment, tenancy_ids
 from agent.bandwidth import Bandwidth
@@ -25,12 +26,19 @@ RETRY_S = 1.0
 
 
 class Attachments:
-    """What hangs on the switch now. Cheap to ask again: a port that did not change is not read again."""
+    """What hangs on the switch now. Cheap to ask again: a port that did not change is not read again.
+
+    The ports in OVSDB are the truth. Beside them stands what calls under way are about to make of them: a pod whose
+    port is being added is `expected`, so that its flows are there when the port is; one that is `leaving` has its
+    flows taken away before its port. Neither outlives the agent, and need not: then the ports alone count.
+    """
 
     def __init__(self, ovsdb: Ovsdb) -> None:
         self._ovsdb = ovsdb
         self._view: BridgeView | None = None
         self._known: dict[str, tuple[PortView, PodAttachment | None]] = {}
+        self._expected: dict[str, tuple[PodAttachment, int]] = {}
+        self._leaving: set[str] = set()
         self._forwarding: Mapping[PodAttachment, int] = {}
 
     @property
@@ -44,7 +52,10 @@ class Attachments:
         return {name: attachment for name, (_, attachment) in self._known.items() if attachment is not None}
 
     def forwarding(self) -> Mapping[PodAttachment, int]:
-        """Every attachment whose port the switch forwards for, with its ofport; the same object until ports change."""
+        """Every attachment that the switch is to have flows for, with its ofport; the same object until that changes.
+
+        Those are the ones whose port it forwards for, and those expected; but none that is leaving.
+        """
         self._refresh()
         return self._forwarding
 
@@ -54,6 +65,36 @@ class Attachments:
         _, attachment = self._known.get(host_link_name(key.container_id, key.ifname), (None, None))
         return attachment
 
+    def numbers(self) -> set[int]:
+        """Every ofport that a port of the bridge has or asks for, or an expected one."""
+        ports = [] if self._ovsdb.view is None else self._ovsdb.view.ports.values()
+        asked = {number for port in ports for number in (port.ofport, port.ofport_request) if number is not None}
+        return asked | {number for _, number in self._expected.values()}
+
+    def expect(self, name: str, attachment: PodAttachment, ofport: int) -> None:
+        """The port `name` is about to be added, and will most likely get the number `ofport`."""
+        self._expected[name] = (attachment, ofport)
+        self._view = None
+
+    def expect_no_more(self, name: str) -> None:
+        """From here on the port in OVSDB counts, if there is one."""
+        del self._expected[name]
+        self._view = None
+
+    @contextmanager
+    def leaving(self, name: str) -> Iterator[bool]:
+        """Inside, the port `name` counts as gone. Yields whether it did not before."""
+        self._refresh()
+        known = name in self._expected or self._known.get(name, (None, None))[1] is not None
+        self._expected.pop(name, None)
+        self._leaving.add(name)
+        self._view = None
+        try:
+            yield known
+        finally:
+            self._leaving.discard(name)
+            self._view = None
+
     def _refresh(self) -> None:
         view, known = self._ovsdb.view, self._known
         if view is None or view is self._view:
@@ -61,14 +102,14 @@ class Attachments:
         self._view, self._known = view, {}
         for name, port in view.ports.items():
             before = known.get(name)
-            unchanged = before is not None and before[0] is port
-            attachment = before[1] if before and unchanged else _read(port)
-            self._known[name] = (port, attachment)
-        self._forwarding = {
-            attachment: port.ofport
-            for port, attachment in self._known.values()
+            self._known[name] = before if before is not None and before[0] is port else (port, _read(port))
+        there = {
+            name: (attachment, port.ofport)
+            for name, (port, attachment) in self._known.items()
             if attachment is not None and port.ofport is not None
         }
+        counted = {name: place for name, place in (self._expected | there).items() if name not in self._leaving}
+        self._forwarding = dict(counted.values())
 
 
 def _read(port: PortView) -> PodAttachment | None:

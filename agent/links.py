@@ -122,28 +122,23 @@ class Links:
     ) -> None:
         await asyncio.to_thread(self._workers.shutdown)
 
-    async def create_pod_link(self, spec: PodLinkSpec) -> PodLink:
-        """Make the two ends of a pod's link. Raises NetnsGone, LinkError and its kinds."""
-        work = asyncio.get_running_loop().run_in_executor(self._workers, podlink.create_pod_link, spec)
+    async def make_pod_link(
+        self, spec: PodLinkSpec, created: Callable[[], object]
+    ) -> tuple[PodLink, tuple[IPv4Network, ...]]:
+        """Make a pod's link, ready to send. `created` is called as soon as both ends are there, for the switch to use.
+
+        Returns it, and the destinations that are reached by it in the main table. Raises NetnsGone, LinkError and its
+        kinds.
+        """
+        loop = asyncio.get_running_loop()
+        tell = partial(loop.call_soon_threadsafe, created)
+        work = loop.run_in_executor(self._workers, podlink.make_pod_link, spec, tell)
         try:
             return await asyncio.shield(work)
         except asyncio.CancelledError:
             with suppress(LinkError, NetnsGone):
                 await work
                 await self.delete_links([spec.host_name])
-            raise
-
-    async def configure_pod_link(self, spec: PodLinkSpec) -> tuple[IPv4Network, ...]:
-        """Make a link that was created ready to send; the destinations that are reached by it in the main table.
-
-        Raises NetnsGone, LinkError.
-        """
-        work = asyncio.get_running_loop().run_in_executor(self._workers, podlink.configure_pod_link, spec)
-        try:
-            return await asyncio.shield(work)
-        except asyncio.CancelledError:
-            with suppress(LinkError, NetnsGone):
-                await work
             raise
 
     async def view_pod_link(self, host_name: str, netns: str, ifname: str) -> PodLinkView:

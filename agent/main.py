@@ -10,7 +10,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
+from contextlib import suppress
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry
@@ -27,6 +28,7 @@ from agent.ipam import AddressRefused, Leases
 from agent.links import Links
 from agent.neighbours import Neighbours
 from agent.nftables import Nftables
+from agent.ofports import Ofports
 from agent.ovsdb import Ovsdb
 from agent.podlink import HOST_LINK_PREFIX
 from agent.ports import PodPorts
@@ -36,7 +38,7 @@ from agent.shaping import Shaper, desired_shapes
 from agent.snapshot import Identity, Snapshots
 from agent.snapshot_file import SnapshotFile
 from agent.start import host_spec, run_until_stopped
-from agent.switch import Switch
+from agent.switch import Switch, SwitchDisconnected
 from cni.conf import install_conf, install_executable, render_conflist
 from flows.flow import Source
 from k8sovs import metrics
@@ -112,7 +114,8 @@ async def _serve(settings: AgentSettings) -> None:
         else:
             tasks.create_task(keep_armed(ovsdb, switch, flows, spec.underlay.ifname))
 
-        devices = Devices(links, ports, flows, reaper, shaper)
+        ofports = Ofports(lambda: _held_ofports(switch), attachments.numbers)
+        devices = Devices(links, ports, ofports, flows, reaper, shaper)
         network = PodNetwork(
             networks=(spec.config.network, spec.config.service_network),
             mtu=spec.mtu,
@@ -168,6 +171,14 @@ def _leases(identity: Identity, attachments: Attachments) -> Leases:
         except AddressRefused as error:
             log.error("address-not-ours", attachment=str(attachment.key), error=str(error), action="the pod keeps it")
     return leases
+
+
+async def _held_ofports(switch: Switch) -> Collection[int]:
+    """The numbers that the switch has in use, once it is there to be asked."""
+    while True:
+        await switch.wait_connected()
+        with suppress(SwitchDisconnected):
+            return (await switch.port_numbers()).values()
 
 
 def _known(cluster: ClusterSource) -> ClusterView:

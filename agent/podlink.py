@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
@@ -83,11 +83,16 @@ def mac_text(mac: int) -> str:
     return mac.to_bytes(6, "big").hex(":")
 
 
-def create_pod_link(spec: PodLinkSpec) -> PodLink:
-    """Make both ends, each in its place and up, or leave nothing. Raises NetnsGone, LinkError and its kinds.
+def make_pod_link(spec: PodLinkSpec, created: Callable[[], object]) -> tuple[PodLink, tuple[IPv4Network, ...]]:
+    """Make both ends, each in its place, up and ready to send, or leave nothing.
 
-    This is all that the switch sees of a link, done in one go: whenever a device of the node changes, ovs-vswitchd
-    goes through all of its ports, and one round serves for whatever happened since the last.
+    `created` is called, in the calling thread, once there is all that the switch sees of a link: that much is done in
+    one go, because ovs-vswitchd goes through all of its ports whenever a device of the node changes, and one round
+    serves for whatever happened since the last. What is inside the pod only is done while the switch is at work.
+
+    Returns the link, and the destinations that are reached by it in the pod's main table: one that another interface
+    of the pod is the way to stays that interface's, and then only what is sent from this one's own address leaves by
+    it. Raises NetnsGone, LinkError and its kinds.
     """
     with netns.opened(spec.netns) as sandbox, Netlink() as host, _inet_socket() as inet:
         if netns.is_own(sandbox):
@@ -95,29 +100,16 @@ def create_pod_link(spec: PodLinkSpec) -> PodLink:
                 f"{spec.netns} is the node's own network namespace: a pod of the host network needs no link"
             )
         with netns.entered(sandbox, spec.netns):
-            pod = Netlink()
-        with pod:
+            pod, pod_inet = Netlink(), _inet_socket()
+        with pod, pod_inet:
             link = _create(host, spec, sandbox)
             with _undone_on_failure(spec):
                 _quiet_ipv6(spec.host_name)
                 pod.execute([netlink.set_link(spec.ifname, up=True)])
                 host.execute([netlink.set_link(spec.host_name, up=True)])
                 settle_carrier(inet, spec.host_name)
-            return link
-
-
-def configure_pod_link(spec: PodLinkSpec) -> tuple[IPv4Network, ...]:
-    """Give the pod's end its address and its routes; where to (main table). Raises NetnsGone, LinkError.
-
-    A failure leaves no link. A destination that another interface of the pod is the way to stays that interface's:
-    then only what is sent from this one's own address leaves by it.
-    """
-    with _undone_on_failure(spec), netns.opened(spec.netns) as sandbox:
-        with netns.entered(sandbox, spec.netns):
-            pod = Netlink()
-            inet = _inet_socket()
-        with pod, inet:
-            return _configure(pod, inet, spec)
+                created()
+                return link, _configure(pod, pod_inet, spec)
 
 
 @contextmanager

@@ -68,8 +68,7 @@ def spec_for(sandbox: Sandbox, **changes: object) -> PodLinkSpec:
 
 
 async def make(links: Links, spec: PodLinkSpec) -> PodLink:
-    made = await links.create_pod_link(spec)
-    await links.configure_pod_link(spec)
+    made, _ = await links.make_pod_link(spec, lambda: None)
     return made
 
 

@@ -33,7 +33,7 @@ async def links(node: None) -> AsyncIterator[Links]:
 async def sandbox(links: Links) -> AsyncIterator[Sandbox]:
     """A pod's namespace, linked."""
     with Sandbox() as sandbox:
-        await links.create_pod_link(
+        await links.make_pod_link(
             PodLinkSpec(
                 host_name=HOST,
                 netns=sandbox.path,
@@ -44,7 +44,8 @@ async def sandbox(links: Links) -> AsyncIterator[Sandbox]:
                 networks=(IPv4Network("172.11.0.0/16"),),
                 mtu=MTU,
                 offloads_off=True,
-            )
+            ),
+            lambda: None,
         )
         yield sandbox
 
