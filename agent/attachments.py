@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from agent.attachment import PREFIX, PodAttachment, tenancy_ids
 from agent.bandwidth import Bandwidth
 from agent.cluster import ClusterSource
-from agent.limits import limit_ids
+from agent.limits import Limits, limit_ids
 from agent.links import HOST_LINK_PREFIX, host_link_name
 from agent.ovsdb import BridgeView, Ovsdb, OvsdbError, PortView
 from agent.signal import Signal
@@ -23,6 +23,8 @@ from k8sovs.logs import get_logger
 log = get_logger(__name__)
 
 RETRY_S = 1.0
+SETTLE_S = 0.05
+"""Changes that follow each other within this time are looked at once: no pod should wait for what nobody waits for."""
 
 
 class Attachments:
@@ -64,6 +66,11 @@ class Attachments:
         self._refresh()
         _, attachment = self._known.get(host_link_name(key.container_id, key.ifname), (None, None))
         return attachment
+
+    def limited(self) -> dict[str, Limits]:
+        """The limits of those that have any, by the name of the port."""
+        attached = self.by_port().items()
+        return {name: found.limits for name, found in attached if found.limits.ingress or found.limits.egress}
 
     def numbers(self) -> set[int]:
         """Every ofport that a port of the bridge has or asks for, or an expected one."""
@@ -109,7 +116,9 @@ class Attachments:
             if attachment is not None and port.ofport is not None
         }
         counted = {name: place for name, place in (self._expected | there).items() if name not in self._leaving}
-        self._forwarding = dict(counted.values())
+        forwarding = dict(counted.values())
+        if forwarding != self._forwarding:
+            self._forwarding = forwarding
 
 
 def _read(port: PortView) -> PodAttachment | None:
@@ -138,6 +147,7 @@ async def keep_remembered(ovsdb: Ovsdb, sources: Iterable[Signal], outdated: Cal
             if wanted:
                 await ovsdb.set_port_ids(wanted)
             await changed.wait_beyond(seen)
+            await asyncio.sleep(SETTLE_S)  # not a guess at readiness: it is what coalesces the looks
         except OvsdbError as error:
             log.warning("port-not-updated", ports=sorted(wanted), error=str(error), action="trying again")
             await asyncio.sleep(RETRY_S)

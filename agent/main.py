@@ -35,6 +35,7 @@ from agent.ports import PodPorts
 from agent.reaper import Reaper
 from agent.restore_wait import keep_armed
 from agent.shaping import Shaper, desired_shapes
+from agent.signal import when_changed
 from agent.snapshot import Identity, Snapshots
 from agent.snapshot_file import SnapshotFile
 from agent.start import host_spec, run_until_stopped
@@ -93,7 +94,7 @@ async def _serve(settings: AgentSettings) -> None:
             lambda: desired_shapes(attachments.by_port(), spec.mtu, inside),
             lambda name, reason: bandwidth.tell_failure(attachments.by_port().get(name), reason),
         )
-        ovsdb.changes.follow(shaper.request)
+        ovsdb.changes.follow(when_changed(attachments.limited, shaper.request))
         for daemon in (
             switch.run(),
             flows.run(),
@@ -115,6 +116,7 @@ async def _serve(settings: AgentSettings) -> None:
             tasks.create_task(keep_armed(ovsdb, switch, flows, spec.underlay.ifname))
 
         ofports = Ofports(lambda: _held_ofports(switch), attachments.numbers)
+        await ofports.begin()
         devices = Devices(links, ports, ofports, flows, reaper, shaper)
         network = PodNetwork(
             networks=(spec.config.network, spec.config.service_network),

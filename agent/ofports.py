@@ -42,13 +42,24 @@ class Ofports:
     async def take(self) -> int:
         """A number for a new port. Raises NoNumber, and what asking the switch raises."""
         async with self._turn:
-            used = self._used()
-            for _ in range(2):
-                while self._given < len(self._numbers):
-                    number = self._numbers[self._given]
-                    self._given += 1
-                    if number not in self._held and number not in used:
-                        return number
-                self._held = frozenset(await self._ask())
-                self._given, used = 0, self._used()
-            raise NoNumber(f"all {len(self._numbers)} port numbers are in use")
+            number = self._next()
+            if number is None:
+                await self.begin()
+                number = self._next()
+            if number is None:
+                raise NoNumber(f"all {len(self._numbers)} port numbers are in use")
+            return number
+
+    async def begin(self) -> None:
+        """Ask the switch, and begin with the lowest number. Raises what asking raises."""
+        self._held = frozenset(await self._ask())
+        self._given = 0
+
+    def _next(self) -> int | None:
+        used = self._used()
+        while self._given < len(self._numbers):
+            number = self._numbers[self._given]
+            self._given += 1
+            if number not in self._held and number not in used:
+                return number
+        return None

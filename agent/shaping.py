@@ -136,9 +136,14 @@ class Shaper:
                 self.request()
             elif event.kind is EventKind.QDISC and event.ifname is not None:
                 prefix, rest = event.ifname[: len(HOST_LINK_PREFIX)], event.ifname[len(HOST_LINK_PREFIX) :]
-                if prefix in (HOST_LINK_PREFIX, IFB_PREFIX):
+                if prefix in (HOST_LINK_PREFIX, IFB_PREFIX) and self._is_limited(HOST_LINK_PREFIX + rest):
                     self._disturbed.add(HOST_LINK_PREFIX + rest)
                     self.request()
+
+    def _is_limited(self, name: str) -> bool:
+        """Every new device has a qdisc to tell of; only those of pods with limits concern us."""
+        shape = None if self._known is None else self._known.get(name)
+        return shape is not None and shape.is_limited
 
     async def _apply_for_ever(self) -> None:
         number = 0

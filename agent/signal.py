@@ -36,3 +36,16 @@ class Signal:
         while self._count <= seen:
             await self._next.wait()
         return self._count
+
+
+def when_changed(value: Callable[[], object], action: Callable[[], object]) -> Callable[[], None]:
+    """A follower that calls `action` only if `value` is not what it was the last time; the first time it is."""
+    last: list[object] = []
+
+    def follow() -> None:
+        now = value()
+        if last != [now]:
+            last[:] = [now]
+            action()
+
+    return follow

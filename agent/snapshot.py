@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
 
@@ -33,17 +33,28 @@ def switch_snapshot(
     cluster: ClusterView, identity: Identity, attached: Mapping[PodAttachment, int], peers: frozenset[switch.Peer]
 ) -> switch.Snapshot:
     """The input of the pipeline. `attached` are this node's attachments with their ofports, `peers` the other nodes."""
+    attachments = (_attachment(cluster, attachment, ofport) for attachment, ofport in attached.items())
+    return _snapshot(cluster, identity, attachments, peers)
+
+
+def _snapshot(
+    cluster: ClusterView,
+    identity: Identity,
+    attachments: Iterable[switch.Attachment],
+    peers: frozenset[switch.Peer],
+) -> switch.Snapshot:
     return switch.Snapshot(
         mode=switch.Mode(cluster.config.mode.value),
         cluster_network=cluster.config.network,
         service_network=cluster.config.service_network,
         node=switch.Node(identity.address, identity.subnet, identity.gateway, identity.vxlan_port),
-        attachments=frozenset(
-            switch.Attachment(ofport, attachment.address, current_tenancy(cluster, attachment))
-            for attachment, ofport in attached.items()
-        ),
+        attachments=frozenset(attachments),
         peers=peers,
     )
+
+
+def _attachment(cluster: ClusterView, attachment: PodAttachment, ofport: int) -> switch.Attachment:
+    return switch.Attachment(ofport, attachment.address, current_tenancy(cluster, attachment))
 
 
 def current_tenancy(cluster: ClusterView, attachment: PodAttachment) -> switch.Tenancy:
@@ -89,11 +100,19 @@ class Snapshots:
         self._identity = identity
         self._peers: tuple[Mapping[str, SubnetRecord], frozenset[switch.Peer]] | None = None
         self._last: tuple[ClusterView, Mapping[PodAttachment, int], switch.Snapshot] | None = None
+        self._attachments: dict[PodAttachment, switch.Attachment] = {}
 
     def take(self, cluster: ClusterView, attached: Mapping[PodAttachment, int]) -> switch.Snapshot:
-        """What the node knows now."""
+        """What the node knows now. `attached` are this node's attachments with their ofports."""
         if self._last is None or self._last[0] is not cluster or self._last[1] is not attached:
-            taken = switch_snapshot(cluster, self._identity, attached, self.peers(cluster))
+            # As long as the cluster says the same, a pod that stays is in the same words what it was.
+            known = self._attachments if self._last is not None and self._last[0] is cluster else {}
+            self._attachments = {}
+            for pod, ofport in attached.items():
+                before = known.get(pod)
+                same = before is not None and before.ofport == ofport
+                self._attachments[pod] = before if before and same else _attachment(cluster, pod, ofport)
+            taken = _snapshot(cluster, self._identity, self._attachments.values(), self.peers(cluster))
             self._last = (cluster, attached, taken)
         return self._last[2]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from ipaddress import IPv4Address, IPv4Network
 
@@ -35,6 +35,14 @@ class Attachment:
     ofport: int
     address: IPv4Address
     tenancy: Tenancy
+    _hash: int = field(init=False, repr=False, compare=False)
+    """Sets of all attachments are made for every change, and the hash of all the parts takes longer than the rest."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_hash", hash((self.ofport, self.address, self.tenancy)))
+
+    def __hash__(self) -> int:
+        return self._hash
 
 
 @dataclass(frozen=True, slots=True)
