@@ -93,7 +93,7 @@ class Ovsdb:
                     if str(error) != reported:
                         log.warning("ovsdb-away", error=str(error), action="trying again until it answers")
                         reported = str(error)
-                    await asyncio.sleep(_RETRY_S)
+                await asyncio.sleep(_RETRY_S)
         finally:
             for removal in self._removals:
                 removal.cancel()
@@ -215,11 +215,10 @@ class Ovsdb:
                     return
                 try:
                     self._replica.apply(updates)
+                    self._publish()
                 except NotUnderstood as error:
                     log.error("ovsdb-answer-not-understood", socket=self._path, error=str(error), action="reading anew")
                     self._server.close(str(error))
-                else:
-                    self._publish()
 
     def _publish(self) -> None:
         if self._replica.initialised:

@@ -110,7 +110,13 @@ class Replica:
             raise NotUnderstood(f"{type(error).__name__}: {error}") from error
 
     def view(self) -> BridgeView:
-        """What the rows say; a port that did not change is the same object as before."""
+        """What the rows say; a port that did not change is the same object as before. Raises NotUnderstood."""
+        try:
+            return self._viewed()
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise NotUnderstood(f"{type(error).__name__}: {error}") from error
+
+    def _viewed(self) -> BridgeView:
         _, root = self.root()
         found = self.bridge()
         bridge: Row = {} if found is None else found[1]

@@ -87,6 +87,58 @@ def test_a_pod_that_was_deleted_while_no_agent_ran_is_gone_when_one_does(lab: La
         eventually(lambda: (node.ports(), node.flows()) == before, "the spooled DEL was carried out")
 
 
+def test_a_del_whose_agent_dies_after_the_flows_and_before_the_port_is_carried_out_by_the_next(node: Node) -> None:
+    before = (node.ports(), node.flows())
+    with node.attached("red") as (pod, answer):
+        os.kill(node.ovsdb_pid, signal.SIGSTOP)
+        try:
+            deleting = node.start("DEL", pod)
+            eventually(lambda: not any(answer.address in flow for flow in node.flows()), "the flows are gone")
+            os.kill(node.agent_pid, signal.SIGKILL)
+        finally:
+            os.kill(node.ovsdb_pid, signal.SIGCONT)
+        assert deleting.wait(20) == 0, "it is in the spool"
+        wait_ready(node)
+        eventually(lambda: (node.ports(), node.flows()) == before, "port and flows are gone")
+
+
+def test_a_del_that_the_database_does_not_carry_out_gives_the_pod_its_flows_back(
+    node: Node, near: tuple[Pod, Answer], far: tuple[Pod, Answer]
+) -> None:
+    with node.attached("red") as (pod, answer):
+        os.kill(node.ovsdb_pid, signal.SIGSTOP)
+        try:
+            deleting = node.start("DEL", pod)
+            eventually(lambda: not any(answer.address in flow for flow in node.flows()), "the flows are gone")
+            assert deleting.wait(40) != 0, "the runtime is told to try again"
+        finally:
+            os.kill(node.ovsdb_pid, signal.SIGCONT)
+        eventually(lambda: pod.reaches(far[1].address) or not has_port(node, pod), "attached and working, or gone")
+        assert near[0].reaches(far[1].address)
+
+
+def has_port(node: Node, pod: Pod) -> bool:
+    return host_link_name(pod.container_id, "eth0") in node.ports()
+
+
+def test_a_pod_works_although_another_port_wants_its_number(node: Node, far: tuple[Pod, Answer]) -> None:
+    with node.pod("red") as pod:
+        name = host_link_name(pod.container_id, "eth0")
+        os.kill(node.vswitchd_pid, signal.SIGSTOP)
+        try:
+            adding = start_add(node, pod)
+            number = node.execute("ovs-vsctl", "get", "interface", name, "ofport_request").strip()
+            squatter = ("add-port", "br0", "squatter", "--", "set", "interface", "squatter", "type=internal")
+            node.execute("ovs-vsctl", "--no-wait", *squatter, f"ofport_request={number}")
+        finally:
+            os.kill(node.vswitchd_pid, signal.SIGCONT)
+        try:
+            assert adding.wait(20) == 0
+            assert pod.reaches(far[1].address)
+        finally:
+            node.execute("ovs-vsctl", "--no-wait", "del-port", "squatter")
+
+
 def test_a_starting_agent_clears_away_what_a_dead_one_left(lab: LabUnderTest, node: Node) -> None:
     before = node.ports()
     with node.attached("red") as (pod, _):

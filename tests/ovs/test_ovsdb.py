@@ -221,14 +221,14 @@ async def test_an_addition_that_was_given_up_while_the_database_was_silent_leave
         await ovsdb.ensure_bridge(SPEC)
         pid = int((openvswitch.rundir / "ovsdb-server.pid").read_text())
         with hanging(pid):
-            adding = asyncio.create_task(ovsdb.add_ports(pods(256)))
+            adding = asyncio.create_task(add_ports(ovsdb, pods(256)))
             await asyncio.sleep(0)  # the change is sent in the same turn
             adding.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await adding
         await wait_until(ovsdb, lambda view: "k8o256" in view.ports)
         await wait_until(ovsdb, lambda view: "k8o256" not in view.ports)
-        assert await ovsdb.add_ports(pods(256)) == {"k8o256": 256}, "its name is free, and nobody's any more"
+        assert await add_ports(ovsdb, pods(256)) == {"k8o256": 256}, "its name is free, and nobody's any more"
         await ovsdb.set_port_ids({"k8o256": {"x": "y"}})
         assert ovsdb.view is not None
         assert "k8o256" in ovsdb.view.ports
