@@ -1,10 +1,10 @@
 """A pod's way onto the network and off it again: what the CNI server calls.
 
-ADD: the tenancy of the namespace, a free address, a port number that the switch does not have in use. Then side by
-side the flows for that number (one bundle for all pods of a burst) and the veth pair, its end in the pod's namespace;
-once that is there the port on the switch with everything worth remembering of the pod (one OVSDB transaction for all),
-and meanwhile the rest of the link. When the switch has given the port its number, and it is the right one, only the
-bandwidth limits are left, if it has any. Then it answers: the pod can send at once.
+ADD, in order: the tenancy of the namespace, a free address, a port number that the switch does not have in use; the
+flows for that number (one bundle for all pods of a burst); the veth pair, its end in the pod's namespace; the port on
+the switch with everything worth remembering of the pod (one OVSDB transaction for all), and beside it the rest of the
+link. When the switch has the flows and has given the port its number, and it is the right one, only the bandwidth
+limits are left, if it has any. Then it answers: the pod can send at once.
 Whatever fails undoes what was done before it; but a limit that cannot be set keeps no pod from starting.
 
 DEL, in order: the flows; the port, and with it all that is remembered (the point of no return); the address; then it
@@ -51,6 +51,10 @@ FLOW_DEADLINE_S = 10.0
 """How long a call waits for a switch that is away. Then an ADD fails; a DEL succeeds, and its flows go with the first
 bundle after the switch is back, before or together with those of the next pod that gets the address."""
 
+
+HEAD_START_S = 0.005
+"""How long a link waits for the flows. They take a fraction of this, unless the switch is busy or away. A new device
+sends the switch through all of its ports, and flows that come behind it wait for the end of that."""
 
 _Made: TypeAlias = tuple[PodLink, tuple[IPv4Network, ...]]
 """A link, and the destinations that are reached by it."""
@@ -186,16 +190,21 @@ class Attacher:
         return made
 
     async def _make(self, spec: PodLinkSpec, port: PodPort) -> tuple[_Made, int]:
-        """The link, the port with its number, and the flows that are expected to fit it; all have ended on return."""
+        """The flows, the link, and the port with its number; all have ended on return."""
         created = asyncio.Event()
-        linking = asyncio.create_task(self._devices.links.make_pod_link(spec, created.set))
+        flows = asyncio.create_task(self._commit_flows())
+        linking = asyncio.create_task(self._link_after(flows, spec, created))
         linking.add_done_callback(lambda _: created.set())
         adding = asyncio.create_task(self._add_port(created, linking, port))
-        outcomes = await asyncio.gather(linking, adding, self._commit_flows(), return_exceptions=True)
+        outcomes = await asyncio.gather(flows, linking, adding, return_exceptions=True)
         for outcome in outcomes:
             if isinstance(outcome, BaseException):
                 raise outcome
         return linking.result(), adding.result()
+
+    async def _link_after(self, flows: asyncio.Task[None], spec: PodLinkSpec, created: asyncio.Event) -> _Made:
+        await asyncio.wait({flows}, timeout=HEAD_START_S)
+        return await self._devices.links.make_pod_link(spec, created.set)
 
     async def _add_port(self, created: asyncio.Event, linking: asyncio.Task[_Made], port: PodPort) -> int:
         """Add the port once its device is there; if that fails, `linking` says why."""
