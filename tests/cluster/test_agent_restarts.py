@@ -102,25 +102,6 @@ def test_a_del_whose_agent_dies_after_the_flows_and_before_the_port_is_carried_o
         eventually(lambda: (node.ports(), node.flows()) == before, "port and flows are gone")
 
 
-def test_a_del_that_the_database_does_not_carry_out_gives_the_pod_its_flows_back(
-    node: Node, near: tuple[Pod, Answer], far: tuple[Pod, Answer]
-) -> None:
-    with node.attached("red") as (pod, answer):
-        os.kill(node.ovsdb_pid, signal.SIGSTOP)
-        try:
-            deleting = node.start("DEL", pod)
-            eventually(lambda: not any(answer.address in flow for flow in node.flows()), "the flows are gone")
-            assert deleting.wait(40) != 0, "the runtime is told to try again"
-        finally:
-            os.kill(node.ovsdb_pid, signal.SIGCONT)
-        eventually(lambda: pod.reaches(far[1].address) or not has_port(node, pod), "attached and working, or gone")
-        assert near[0].reaches(far[1].address)
-
-
-def has_port(node: Node, pod: Pod) -> bool:
-    return host_link_name(pod.container_id, "eth0") in node.ports()
-
-
 def test_a_pod_works_although_another_port_wants_its_number(node: Node, far: tuple[Pod, Answer]) -> None:
     with node.pod("red") as pod:
         name = host_link_name(pod.container_id, "eth0")
