@@ -143,20 +143,25 @@ class Watch(Generic[T]):
             longest=timing.longest_delay_s,
             settled=timing.settled_s,
         )
+        reported = ""
         while True:
             asked_delay_s = 0.0
             try:
                 if not self._version:
                     yield await self.list()
+                    reported = ""
                 async with aclosing(self._session()) as changes:
                     async for change in changes:
                         yield change
+                        reported = ""
             except KubernetesError as error:
                 asked_delay_s = error.retry_after_s
                 self._statistics.errors += 1
                 if isinstance(error, Expired | Unreadable):
                     self._version = ""
-                log.warning("kubernetes-watch-interrupted", path=self._query.path, error=str(error))
+                if str(error) != reported:
+                    log.warning("kubernetes-watch-interrupted", path=self._query.path, error=str(error))
+                    reported = str(error)
             await asyncio.sleep(max(asked_delay_s, backoff.delay()))
 
     async def list(self) -> Listed[T]:

@@ -215,6 +215,22 @@ def test_a_full_subnet_is_said_with_its_name_and_has_room_after_a_del(node: Node
         assert node.call("ADD", late).status == 0
 
 
+def test_an_address_goes_from_a_leaving_pod_to_a_coming_one_and_belongs_to_it_alone(node: Node) -> None:
+    with ExitStack() as pods:
+        held = [pods.enter_context(node.attached("red", f"web{number}")) for number in range(PODS_THAT_FIT)]
+        for number in range(2 * PODS_THAT_FIT):
+            leaving, answer = held.pop(0)
+            coming = pods.enter_context(node.pod("red", f"late{number}"))
+            deleting = node.start("DEL", leaving)
+            added = node.call("ADD", coming)
+            while added.code == SUBNET_FULL:  # it was asked before the DEL was done, and that is no error
+                added = node.call("ADD", coming)
+            assert (deleting.wait(20), added.status, added.address) == (0, 0, answer.address)
+            assert coming.reaches(held[-1][1].address)
+            assert not leaving.has_interface or not leaving.reaches(held[-1][1].address, "-W0.2")
+            held.append((coming, added))
+
+
 def test_a_del_of_what_never_was_succeeds_however_often(node: Node) -> None:
     with node.pod("red") as pod:
         assert [node.call("DEL", pod).status for _ in range(3)] == [0, 0, 0]
