@@ -6,7 +6,7 @@ import asyncio
 import json
 import ssl
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
@@ -62,10 +62,22 @@ def _event(event: object) -> bytes:
     return json.dumps({"type": word, "object": body}).encode() + b"\n"
 
 
-class ScriptedApi:
-    """Plays one step per request; when the script is over, every request gets silence."""
+def silence(request: Request) -> Answer | Stream:
+    """The answer to a request that no script foresees."""
+    return Stream((), Then.HANG)
 
-    def __init__(self, directory: Path, steps: Iterable[Answer | Stream], tls: ssl.SSLContext | None = None) -> None:
+
+class ScriptedApi:
+    """Plays one step per request; when the script is over, `afterwards` says what each gets."""
+
+    def __init__(
+        self,
+        directory: Path,
+        steps: Iterable[Answer | Stream] = (),
+        tls: ssl.SSLContext | None = None,
+        afterwards: Callable[[Request], Answer | Stream] = silence,
+    ) -> None:
+        self._afterwards = afterwards
         self._steps = iter(list(steps))
         self.requests: list[Request] = []
         self.kubeconfig = directory / "kubeconfig"
@@ -111,9 +123,10 @@ class ScriptedApi:
             target = urlsplit(head.split()[1].decode())
             async with self._arrived:
                 query = dict(parse_qsl(target.query))
-                self.requests.append(Request(target.path, query, time.monotonic(), _header(head, "authorization")))
+                request = Request(target.path, query, time.monotonic(), _header(head, "authorization"))
+                self.requests.append(request)
                 self._arrived.notify_all()
-            match next(self._steps, Stream((), Then.HANG)):
+            match next(self._steps, None) or self._afterwards(request):
                 case Answer() as answer:
                     writer.write(_rendered(answer))
                 case Stream() as stream:
