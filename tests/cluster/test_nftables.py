@@ -12,9 +12,12 @@ from ipaddress import IPv4Address, IPv4Network
 from typing import Any
 
 import pytest
+from scapy.layers.inet import IP, TCP
+from scapy.layers.l2 import Ether
 
 from agent import sysctls
 from agent.nftables import FilterSpec, Nftables, NftablesError, ruleset
+from tests.support.frames import Sniffer, send_frame
 from tests.support.namespaces import Sandbox, fresh_namespace, run, run_json
 
 SPEC = FilterSpec(
@@ -66,6 +69,21 @@ async def nftables(place: Place) -> AsyncIterator[Nftables]:
 async def test_pods_reach_the_outside_under_the_nodes_address(place: Place, nftables: Nftables) -> None:
     assert is_cut_off(place.pod, OUTSIDE), "the outside knows no way back to a pod, so this must fail"
     await nftables.apply(ruleset(SPEC))
+    assert reaches(place.pod, OUTSIDE)
+
+
+async def test_what_belongs_to_no_connection_does_not_leave_under_a_pods_own_address(
+    place: Place, nftables: Nftables
+) -> None:
+    """Address translation passes such packets over, a late RST say."""
+    router = run_json("ip", "-json", "link", "show", "tun0")[0]["address"]
+    stray = Ether(dst=router) / IP(src=POD, dst=OUTSIDE) / TCP(sport=4000, dport=80, flags="R", seq=7) / b"stray"
+    with Sniffer(place.outside.path, "eth0") as outside:
+        send_frame(place.pod.path, "eth0", bytes(stray))
+        assert outside.sees(b"stray", 5), "this is what the rule is for"
+        await nftables.apply(ruleset(SPEC))
+        send_frame(place.pod.path, "eth0", bytes(stray))
+        assert not outside.sees(b"stray", 0.5)
     assert reaches(place.pod, OUTSIDE)
 
 

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import subprocess
+import time
 
 import pytest
 
+from tests.support.events import RUN_TIMEOUT_S, stay_away
 from tests.support.iperf import goodput
 from tests.support.lab import LabUnderTest, eventually
+from tests.support.traffic import Stream, Traffic, conclusive
+
+log = logging.getLogger(__name__)
 
 pytestmark = pytest.mark.kernel
 
 LAB_OPTIONS = ("--nodes", "2")
 INTERVAL_S = 0.1
+LONGEST_GAP_S = 0.3
 ICMP_OVERHEAD = 28  # IP 20, ICMP 8
 
 
@@ -102,6 +109,45 @@ def test_on_the_kernel_datapath_pods_hardly_notice_a_switch_that_restarts(pods: 
     eventually(lambda: "flow-restore-wait" in pods.lab(*armed), "the switch is prepared for the next restart")
     sent, answered = ended(pings)
     assert answered >= 0.9 * sent
+
+
+@pytest.mark.outage
+@pytest.mark.timeout(RUN_TIMEOUT_S)
+def test_on_the_kernel_datapath_established_traffic_outlives_the_switch(pods: Pods) -> None:
+    if pods.lab.status()["datapath"] != "system":
+        return  # the userspace datapath is the process: see test_traffic_while_daemons_restart.py
+    one, two = (pods.lab.add_pod(f"green/{name}", "node1") for name in ("one", "two"))
+    gone = back = 0.0
+
+    def measure() -> Traffic:
+        nonlocal gone, back
+        eventually(lambda: is_armed(pods), "the switch is prepared for a restart")
+        with Traffic(
+            {
+                "out": Stream(pods.sender["netns"], pods.target["netns"], pods.target["ip"], every=4),
+                "control": Stream(one["netns"], two["netns"], two["ip"], every=4),
+            }
+        ) as traffic:
+            assert pods.reaches(pods.target["ip"]), "the stream is established"
+            gone = time.monotonic()
+            pods.lab("stop", "vswitchd", "node2")
+            stay_away()
+            back = time.monotonic()
+            pods.lab("start", "vswitchd", "node2")
+            eventually(lambda: is_armed(pods), "the switch is prepared for the next restart")
+        return traffic
+
+    traffic = conclusive(measure)
+    silence = traffic["out"].longest_silence
+    log.info("without a switch %.0f s, then a gap of %.0f ms", back - gone, silence * 1000)
+    assert traffic["out"].lost_between(gone, back) == 0
+    assert silence < LONGEST_GAP_S
+
+
+def is_armed(pods: Pods) -> bool:
+    """Whether ovs-vswitchd on node2 would leave the kernel's flows alone if it started now."""
+    shown = pods.lab("exec", "node2", "--", "ovs-vsctl", "--if-exists", "get", "Open_vSwitch", ".", "other_config")
+    return "flow-restore-wait" in shown
 
 
 def agent_log(lab: LabUnderTest) -> str:
