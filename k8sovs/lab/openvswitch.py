@@ -13,6 +13,8 @@ from k8sovs.lab.topology import UNDERLAY_NIC
 
 SCHEMA = Path("/usr/share/openvswitch/vswitch.ovsschema")
 UNDERLAY_SWITCH = "br-phy"
+_FIRST = ("nice", "-n", "-10")
+"""As ovs-ctl(8) starts both daemons: a busy machine must not make the switch late."""
 
 
 def environment(node: NodeLayout) -> Mapping[str, str]:
@@ -29,6 +31,7 @@ def create_database(node: NodeLayout) -> None:
 def ovsdb_command(node: NodeLayout) -> Sequence[str]:
     """How the database server is started, in the foreground."""
     return (
+        *_FIRST,
         "ovsdb-server",
         str(_database(node)),
         f"--remote=punix:{_socket(node)}",
@@ -41,7 +44,7 @@ def ovsdb_command(node: NodeLayout) -> Sequence[str]:
 def vswitchd_command(node: NodeLayout, datapath: Datapath) -> Sequence[str]:
     """How the switch is started, in the foreground."""
     userspace = ["--disable-system"] if datapath is Datapath.NETDEV else []
-    return ("ovs-vswitchd", f"unix:{_socket(node)}", "--pidfile", "-vconsole:warn", "-vsyslog:off", *userspace)
+    return (*_FIRST, "ovs-vswitchd", f"unix:{_socket(node)}", "--pidfile", "-vconsole:warn", "-vsyslog:off", *userspace)
 
 
 def configure(node: NodeLayout, datapath: Datapath) -> str:

@@ -40,6 +40,8 @@ ROOM = 13
 
 NOT_AVAILABLE = 50
 BACK_WITHIN_S = 2.0
+TCP_TRIES_AGAIN_S = 2.0
+"""After an outage as long as these, tcp(7)."""
 
 Act = Callable[[LabUnderTest, Node], None]
 
@@ -178,6 +180,7 @@ def test_a_switch_that_was_killed_forwards_within_two_seconds_and_never_to_stran
             wait_ready(node)
             eventually(lambda: node.flows() == before, "the flows are back")
             eventually(lambda: here.pod.reaches(people["red/there"].address), "the pods reach each other")
+            time.sleep(TCP_TRIES_AGAIN_S)
         assert traffic.crossed(FORBIDDEN) == []
         return traffic
 
@@ -205,6 +208,7 @@ def test_a_database_that_restarts_costs_no_flow_and_the_agent_finds_it_again(
             back = time.monotonic()
             with node.attached("red", "later"):
                 pass
+            time.sleep(TCP_TRIES_AGAIN_S)
         assert [event for event in events() if "event=MODIFIED" in event] == []
         assert counters(node).keys() == before.keys()
         assert traffic.crossed(FORBIDDEN) == []
