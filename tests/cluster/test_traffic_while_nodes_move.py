@@ -22,10 +22,10 @@ from tests.support.traffic import Stream, Traffic, conclusive
 
 log = logging.getLogger(__name__)
 
-pytestmark = pytest.mark.timeout(200)
+pytestmark = pytest.mark.timeout(400)
 
 LAB_OPTIONS = ("--nodes", "4")
-FOUND_WITHIN_S = 40.0
+FOUND_WITHIN_S = 60.0
 ROUTER = "192.0.2.1"
 NEW_ADDRESSES = ("192.0.2.31", "192.0.2.32")
 BROADCAST = "ff:ff:ff:ff:ff:ff"
