@@ -35,7 +35,7 @@ def settled_ids(controller: Controller) -> dict[str, tuple[int, set[int]]]:
     return {name: controller.vnid(name) for name in NAMESPACES}
 
 
-@settings(max_examples=150)
+@settings(max_examples=80)
 @given(WRITES)
 def test_whatever_is_written_changes_no_tenant_and_comes_to_an_end(writes: list[tuple[str, bytes, bool]]) -> None:
     controller = Controller(Store(), NAMESPACES)

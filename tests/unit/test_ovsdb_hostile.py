@@ -117,13 +117,13 @@ async def test_a_sound_database_is_followed() -> None:
     assert await survives(SOUND, [{"Interface": {str(UUID(int=3)): {"modify": {"ofport": 257}}}}])
 
 
-@settings(max_examples=60)
+@settings(max_examples=40)
 @given(first=UPDATES | JSON)
 def test_the_agent_survives_whatever_the_database_answers(first: object) -> None:
     assert asyncio.run(survives(first, []))
 
 
-@settings(max_examples=60)
+@settings(max_examples=40)
 @given(later=st.lists(UPDATES | JSON, min_size=1, max_size=4))
 def test_the_agent_survives_whatever_the_database_tells_later(later: list[object]) -> None:
     assert asyncio.run(survives(SOUND, later))
