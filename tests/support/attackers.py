@@ -14,7 +14,7 @@ from scapy.packet import Packet, Raw
 from agent.podlink import mac_text
 from flows.snapshot import mac_of
 from tests.support.frames import Sniffer, send_frame
-from tests.support.namespaces import Sandbox, run, run_json
+from tests.support.namespaces import Json, Sandbox, run, run_json
 from tests.support.runtime import Answer, Node, Pod
 
 PORT = 7777
@@ -108,8 +108,18 @@ def stranger_on_underlay(lab_name: str) -> Iterator[Stranger]:
 
 def underlay_mac(node: Node) -> str:
     """The MAC address behind a node's address on the underlay."""
+    found: str = _underlay_link(node)["address"]
+    return found
+
+
+def underlay_device(node: Node) -> str:
+    """The device that has a node's address on the underlay."""
+    found: str = _underlay_link(node)["ifname"]
+    return found
+
+
+def _underlay_link(node: Node) -> Json:
     for link in run_json(*node.command("ip", "-json", "address")):
         if any(held.get("local") == node.address for held in link["addr_info"]):
-            found: str = link["address"]
-            return found
+            return link
     raise AssertionError(f"no device of {node.name} has {node.address}")

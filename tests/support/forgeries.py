@@ -77,11 +77,10 @@ def drops(node: Node, table: Table) -> int:
     return sum(map(int, re.findall(r"n_packets=(\d+).* actions=drop", dump)))
 
 
-def refusals(node: Node) -> int:
-    """How many packets the node's filter has dropped that came from machines which nobody in the overlay asked."""
-    return sum(
-        map(int, re.findall(r"counter packets (\d+) .* drop", node.execute("nft", "list chain inet k8sovs inbound")))
-    )
+def refusals(node: Node, chain: str) -> int:
+    """How many packets the drops of a chain of the node's own filter have counted."""
+    listed = node.execute("nft", f"list chain inet k8sovs {chain}")
+    return sum(map(int, re.findall(r"counter packets (\d+) .* drop", listed)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,18 +178,18 @@ def _cut(target: str, **forged: str) -> Callable[[Scene, bytes], list[Packet]]:
     return frames
 
 
+def tunnel_of_a_pod(scene: Scene, payload: bytes, target: str, *, cut: bool = False) -> list[Packet]:
+    """VXLAN from the attacker, with the id of another tenant, for a pod of that tenant."""
+    source, victim = scene.address["near"], scene.address["far"]
+    inner = Ether(src=mac(source), dst=mac(victim)) / IP(src=source, dst=victim) / UDP(dport=PORT)
+    inner /= Raw(payload * 150 if cut else payload)
+    outer = scene.attacker.packet(target) / UDP(sport=50000, dport=VXLAN_PORT)
+    whole = outer / VXLAN(vni=scene.vni("blue")) / inner
+    return list(fragment(whole, fragsize=800)) if cut else [whole]
+
+
 def _vxlan(node: int, *, cut: bool = False) -> Callable[[Scene, bytes], list[Packet]]:
-    """A pod's own tunnel to a node, with the id of another tenant."""
-
-    def frames(scene: Scene, payload: bytes) -> list[Packet]:
-        source, target = scene.address["near"], scene.address["far"]
-        inner = Ether(src=mac(source), dst=mac(target)) / IP(src=source, dst=target) / UDP(dport=PORT)
-        inner /= Raw(payload * 150 if cut else payload)
-        outer = scene.attacker.packet(scene.nodes[node].address) / UDP(sport=50000, dport=VXLAN_PORT)
-        whole = outer / VXLAN(vni=scene.vni("blue")) / inner
-        return list(fragment(whole, fragsize=800)) if cut else [whole]
-
-    return frames
+    return lambda scene, payload: tunnel_of_a_pod(scene, payload, scene.nodes[node].address, cut=cut)
 
 
 _DISCOVER = BOOTP(op=1) / DHCP(options=[("message-type", "discover"), "end"])
