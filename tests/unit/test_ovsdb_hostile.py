@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from agent.ovsdb import Ovsdb
 
-DEADLINE_S = 10.0
+DEADLINE_S = 30.0
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=5),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
