@@ -165,6 +165,19 @@ def test_a_record_that_claims_a_live_nodes_address_is_refused_and_left_alone() -
     assert folder.subnets()["node1"] == "172.11.0.0/22"
 
 
+def test_an_asking_record_under_a_live_nodes_address_or_with_its_name_is_refused_and_given_nothing() -> None:
+    folder = Folder()
+    folder.apply({"node1": ONE, "node2": TWO})
+    folder.edge(ONE, "lb", assign=True)
+    folder.edge("192.0.2.90", "node2", assign=True)
+    made = folder.apply({"node1": ONE, "node2": TWO})
+    refused = {key: entry.record for key, entry in folder.entries.items() if key != TWO}
+    assert [record.subnet for record in refused.values() if record] == [None, None]
+    assert [bool(record.message) for record in refused.values() if record] == [True, True]
+    assert troubles(made) >= {(ONE, Trouble.REFUSED), ("192.0.2.90", Trouble.REFUSED)}
+    assert made.owned == {"node1": IPv4Network("172.11.0.0/22"), "node2": IPv4Network("172.11.4.0/22")}
+
+
 def test_a_record_under_another_address_is_refused_and_left_alone() -> None:
     folder = Folder()
     folder.put(ONE, None, fault="HostIP 192.0.2.99 and the key disagree", misplaced=True)
