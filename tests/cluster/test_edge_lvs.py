@@ -16,7 +16,7 @@ from tests.support.lab import LabUnderTest, eventually
 
 pytestmark = [pytest.mark.kernel, pytest.mark.ipvs]
 
-LAB_OPTIONS = ("--nodes", "2", "--edge", "1")
+LAB_OPTIONS = ("--nodes", "1", "--edge", "1")
 VIRTUAL = 80
 
 
