@@ -7,6 +7,7 @@ its snapshot file while etcd is away. It has no pods, so it serves no CNI and as
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Mapping
 from typing import NoReturn
 
@@ -82,7 +83,7 @@ async def _serve(settings: EdgeSettings) -> None:
         else:
             tasks.create_task(keep_armed(ovsdb, switch, flows, spec.underlay.ifname))
         log.info("ready", address=str(identity.address), gateway=str(identity.gateway))
-        notify.ready()
+        notify.ready(os.environ.get("NOTIFY_SOCKET", ""))
 
 
 async def _keep_load_balancer() -> NoReturn:

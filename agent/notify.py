@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import socket
 
 from k8sovs.logs import get_logger
@@ -13,9 +12,11 @@ TIMEOUT_S = 1.0
 """A manager whose queue is full has stopped reading; the host is no less ready for it."""
 
 
-def ready() -> None:
-    """Say it to whoever wants to know (`NOTIFY_SOCKET`). That somebody does not listen is logged, and no more."""
-    address = os.environ.get("NOTIFY_SOCKET", "")
+def ready(address: str) -> None:
+    """Say it at `address`, the value of `NOTIFY_SOCKET`; empty where nobody wants to know.
+
+    That nobody listens is logged, and no more.
+    """
     if not address:
         return
     # An "@" stands for the zero byte of the abstract namespace (unix(7)).
