@@ -3,6 +3,7 @@
 goodput     of one TCP stream over 10 s, as a share of the limit (which counts Ethernet frames: 0.955 is all of it)
 delay       what the median ping waits longer beside that stream than alone
 fairness    Jain's index of four streams over 10 s
+reaction    the time from the answer of kubectl, which changed an annotation of a running pod, to the changed qdisc
 neighbours  the rate of two other pods of the node beside a limited stream, as a share of their rate without it
 """
 
@@ -11,6 +12,7 @@ import os
 import statistics
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -106,6 +108,27 @@ def neighbours(free: Pod, mbit: int) -> float:
     return beside / alone
 
 
+def reaction_ms() -> list[float]:
+    """Of adding a limit to a running pod, changing it twice, and removing it."""
+    add_pod("live")
+    status = json.loads(lab("status", "--json"))
+    qdiscs = ["nsenter", f"--net={status['nodes'][0]['netns']}", "--", "tc", "qdisc"]
+    annotate = ["kubectl", "--kubeconfig", status["apiserver"]["kubeconfig"], "-n", "bench", "annotate", "--overwrite"]
+    times = []
+    for change, shown in (("=7M", "rate 7Mbit"), ("=8M", "rate 8Mbit"), ("=9M", "rate 9Mbit"), ("-", "")):
+        annotation = f"kubernetes.io/ingress-bandwidth{change}"
+        subprocess.run([*annotate, "pod", "live", annotation], stdout=subprocess.DEVNULL, check=True)
+        answered = time.monotonic()
+        while not _shows(subprocess.run(qdiscs, stdout=subprocess.PIPE, text=True, check=True).stdout, shown):
+            assert time.monotonic() < answered + 10 * PATIENCE, f"{annotation} is not in force"
+        times.append((time.monotonic() - answered) * 1e3)
+    return times
+
+
+def _shows(qdiscs: str, shown: str) -> bool:
+    return shown in qdiscs if shown else "tbf" not in qdiscs
+
+
 def main() -> int:
     lab("down")
     try:
@@ -117,6 +140,7 @@ def main() -> int:
         for mbit in map(int, sys.argv[1:]):
             for direction in DIRECTIONS:
                 print(measure(direction, mbit, free), flush=True)
+        print("reaction to a changed annotation: " + ", ".join(f"{ms:.0f} ms" for ms in reaction_ms()), flush=True)
         print(f"neighbours beside a pod limited to 10 Mbit/s: {neighbours(free, 10):.2f} of their rate without it")
     finally:
         lab("down")

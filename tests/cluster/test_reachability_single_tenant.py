@@ -8,6 +8,7 @@ from itertools import product
 import pytest
 
 from k8sovs.lab.reach import judge
+from tests.support.iperf import goodput
 from tests.support.lab import LabUnderTest, eventually
 
 LAB_OPTIONS = ("--mode", "subnet", "--nodes", "2")
@@ -48,3 +49,12 @@ def test_an_action_is_refused_with_a_reason_and_changes_nothing(
 
     eventually(answered, f"{action} is refused in the record")
     assert unreached(tenants) == []
+
+
+def test_a_pod_is_held_to_its_limit(tenants: LabUnderTest) -> None:
+    (sender,) = (pod for pod in tenants.pods() if (pod["namespace"], pod["name"]) == ("red", "two"))
+    limited = tenants.add_pod("blue/limited", "node1", "--annotation", "kubernetes.io/ingress-bandwidth=5M")
+    try:
+        assert 3.0 < goodput(sender, limited, "--time", "5") < 5.3
+    finally:
+        tenants("pod", "del", "blue/limited")
