@@ -131,9 +131,14 @@ class Node:
         done = run_plugin(variables, document, self.executable)
         return Answer(done.returncode, json.loads(done.stdout or b"{}"))
 
+    def conflist(self) -> dict[str, Any]:
+        """The network configuration that the agent has installed."""
+        conflist: dict[str, Any] = json.loads(self._conf.read_text())
+        return conflist
+
     def conf(self) -> dict[str, object]:
         """The configuration of the plugin, with name and version filled in."""
-        conflist = json.loads(self._conf.read_text())
+        conflist = self.conflist()
         return {**conflist["plugins"][0], "name": conflist["name"], "cniVersion": conflist["cniVersion"]}
 
     def delete(self, pod: Pod) -> None:
