@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup demo bench lint test test-unit test-ovs test-cluster test-long test-kernel bench-shaping clean
+.PHONY: help setup demo bench lint test test-unit test-ovs test-cluster test-conformance test-long test-kernel bench-shaping clean
 
 KERNEL_PACKAGES := qemu-system-x86 linux-image-amd64 kmod busybox-static ipvsadm
 
@@ -22,9 +22,9 @@ lint: setup ## ruff, mypy, import-linter
 	@scripts/lint
 
 test: setup ## every tier that needs no virtual machine
-	@scripts/test unit ovs cluster
+	@scripts/test unit ovs cluster conformance
 
-test-unit test-ovs test-cluster: test-%: setup ## one tier
+test-unit test-ovs test-cluster test-conformance: test-%: setup ## one tier
 	@scripts/test $*
 
 test-long: setup ## the outages of the cluster tier at their full length, 60 s each
