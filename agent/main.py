@@ -148,7 +148,8 @@ async def _serve_calls(server: CniServer, settings: AgentSettings) -> None:
 def _install(settings: AgentSettings) -> bool:
     """The executable, then the configuration that names it; False if both are there. Raises OSError."""
     executable = install_executable(settings.cni_bin_dir, EXECUTABLE)
-    return install_conf(settings.cni_conf_dir, render_conflist(settings.cni_socket)) or executable
+    conflist = render_conflist(settings.cni_socket, settings.cni_chain)
+    return install_conf(settings.cni_conf_dir, conflist) or executable
 
 
 async def _clear_dead(ovsdb: Ovsdb, links: Links, reaper: Reaper) -> None:

@@ -21,13 +21,20 @@ BASE_VERSION = "1.0.0"
 """For runtimes that do not know `cniVersions`; containerd 1.6 refuses a configuration of 1.1.0."""
 
 
-def render_conflist(socket_path: Path) -> bytes:
+def render_conflist(socket_path: Path, chained: str = "[]") -> bytes:
     """The network configuration list; the executable finds the agent at `socket_path`.
+
+    `chained`: the configurations of plugins to be called after ours, a JSON list of objects.
 
     Source: CNI specification 1.1.0, section "Configuration format".
     """
     plugin = {"type": EXECUTABLE, "capabilities": {"bandwidth": True}, "socket": str(socket_path)}
-    conflist = {"cniVersion": BASE_VERSION, "cniVersions": list(SUPPORTED), "name": NETWORK, "plugins": [plugin]}
+    conflist = {
+        "cniVersion": BASE_VERSION,
+        "cniVersions": list(SUPPORTED),
+        "name": NETWORK,
+        "plugins": [plugin, *json.loads(chained)],
+    }
     return json.dumps(conflist, indent=2).encode() + b"\n"
 
 

@@ -57,6 +57,8 @@ Delay = typing.NewType("Delay", float)
 """A length of time that must pass between two writes."""
 Listen = typing.NewType("Listen", str)
 """Where to serve, as host:port; or empty, for nowhere."""
+Plugins = typing.NewType("Plugins", str)
+"""Configurations of CNI plugins, a JSON list of objects."""
 LogLevel = typing.NewType("LogLevel", str)
 """The least important lines that are logged."""
 
@@ -146,6 +148,7 @@ class AgentSettings(HostSettings):
     kubeconfig: Path | None = _setting("kubeconfig file; default: the pod's service account", None)
     cni_socket: Path = _setting("Unix socket for the CNI executable", Path("/run/k8sovs/cni.sock"))
     cni_conf_dir: Path = _setting("where the network configuration is written, last", Path("/etc/cni/net.d"))
+    cni_chain: Plugins = _setting("plugins to call after ours: a JSON list of their configurations", Plugins("[]"))
     cni_bin_dir: Path = _setting("where the CNI executable is installed", Path("/opt/cni/bin"))
     tenancy_deadline_s: Seconds = _setting("seconds an ADD waits for its namespace to get a VNI", 20.0)
 
@@ -251,6 +254,8 @@ def _read_file(path: Path) -> dict[str, str]:
 def _as_text(value: object) -> str:
     """A value of the file as it would stand in the environment."""
     match value:
+        case list() if any(isinstance(item, dict) for item in value):
+            return json.dumps(value)
         case list():
             return ",".join(str(item) for item in value)
         case dict():
@@ -324,6 +329,13 @@ def _listen(text: str) -> str:
     return text
 
 
+def _plugins(text: str) -> str:
+    plugins = json.loads(text)
+    if not isinstance(plugins, list) or not all(isinstance(one, dict) and one.get("type") for one in plugins):
+        raise ValueError("say a JSON list of objects, each with the plugin's file name as its type")
+    return text
+
+
 def _log_level(text: str) -> str:
     if text not in ("debug", "info", "warning", "error"):
         raise ValueError("say debug, info, warning or error")
@@ -356,6 +368,7 @@ _PARSERS: Mapping[object, Callable[[str], object]] = {
     Seconds: _seconds,
     Delay: _delay,
     Listen: _listen,
+    Plugins: _plugins,
     LogLevel: _log_level,
 }
 

@@ -12,6 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from tests.support.lab import eventually
 from tests.support.namespaces import Sandbox
 
 DEADLINE_S = 60.0
@@ -162,6 +163,10 @@ class Container:
         """The interface with its addresses, as the kernel shows it."""
         links = json.loads(self.sandbox.run("ip", "-json", "address"))
         return next((link for link in links if link["ifname"] == ifname), None)
+
+    def wait_without(self, ifname: str = "eth0") -> None:
+        """Wait until there is no such interface: a plugin may have the kernel remove it while it answers."""
+        eventually(lambda: self.link(ifname) is None, f"{ifname} is gone from the container")
 
     def peer(self, ifname: str = "eth0") -> str:
         """The host's end of the interface, which must be one of a pair."""

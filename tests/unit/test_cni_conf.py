@@ -21,6 +21,13 @@ def test_what_a_runtime_derives_from_the_configuration_is_a_request_configuratio
     assert conflist["cniVersions"] == list(SUPPORTED)
 
 
+def test_plugins_that_an_operator_adds_come_after_ours_as_he_wrote_them() -> None:
+    portmap = {"type": "portmap", "capabilities": {"portMappings": True}, "snat": True}
+    plugins = json.loads(render_conflist(SOCKET, json.dumps([portmap])))["plugins"]
+    assert [plugin["type"] for plugin in plugins] == ["k8s-ovs", "portmap"]
+    assert plugins[1] == portmap
+
+
 def test_an_installed_configuration_is_readable_and_alone_in_its_directory(tmp_path: Path) -> None:
     path = tmp_path / "net.d" / "10-k8s-ovs.conflist"
     install_conf(path.parent, b"{}")

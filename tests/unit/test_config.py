@@ -1,4 +1,5 @@
 import argparse
+import json
 from collections.abc import Mapping
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
@@ -250,3 +251,17 @@ def test_etcd_settings_that_do_not_go_together_are_told(flags: tuple[str, ...]) 
     settings = agent(*flags)
     with pytest.raises(ConfigError, match=r"settings etcd-\*: "):
         _ = settings.etcd
+
+
+def test_plugins_to_be_chained_are_a_table_in_the_file_or_json_elsewhere(tmp_path: Path) -> None:
+    file = config_file(tmp_path, 'cni-chain = [{type = "portmap", capabilities = {portMappings = true}}]')
+    plugins = [{"type": "portmap", "capabilities": {"portMappings": True}}]
+    assert json.loads(agent("--node-name=n", environment=file).cni_chain) == plugins
+    assert json.loads(agent(f"--cni-chain={json.dumps(plugins)}").cni_chain) == plugins
+    assert json.loads(agent().cni_chain) == []
+
+
+@pytest.mark.parametrize("text", ["portmap", "{}", '["portmap"]', '[{"name": "portmap"}]', "["])
+def test_plugins_to_be_chained_that_cannot_be_are_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match="cni-chain"):
+        agent(f"--cni-chain={text}")
