@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup demo bench lint test test-unit test-ovs test-cluster test-conformance test-long test-kernel bench-shaping clean
+.PHONY: help setup demo bench soak lint test test-unit test-ovs test-cluster test-conformance test-long test-kernel bench-shaping clean
 
 KERNEL_PACKAGES := qemu-system-x86 linux-image-amd64 kmod busybox-static ipvsadm
 
