@@ -9,7 +9,7 @@ import pytest
 from tests.support.soak.run import soak
 
 SEED = 2
-STEPS = 16
+STEPS = 14
 
 
 @pytest.mark.timeout(300)
