@@ -92,6 +92,7 @@ class Publisher:
         self._spacing_s = spacing_s
         self._retry_s = retry_s
         self._last = ""
+        self._seen: frozenset[str] = frozenset()
         self._told: frozenset[str] = frozenset()
 
     async def run(self, source: BackendSource) -> NoReturn:
@@ -99,11 +100,11 @@ class Publisher:
         lists = await source.wait_changed()
         is_done = True
         while True:
-            self._tell(lists)
+            is_told = self._tell(lists)
             is_done = await self.publish(lists, again=not is_done)
-            await asyncio.sleep(self._spacing_s)
+            await asyncio.sleep(self._spacing_s)  # not a guess: what changes meanwhile shares one reload
             try:
-                async with asyncio.timeout(None if is_done else self._retry_s):
+                async with asyncio.timeout(None if is_done and is_told else self._retry_s):
                     lists = await source.wait_changed()
             except TimeoutError:
                 continue
@@ -131,8 +132,14 @@ class Publisher:
             log.error("reload-failed", command=self._command, error=failure, action="trying again")
         return not failure
 
-    def _tell(self, lists: tuple[BackendList, ...]) -> None:
+    def _tell(self, lists: tuple[BackendList, ...]) -> bool:
+        """Log the problems that were there the last time, too; whether there are no others.
+
+        A pod that has just gone is in its EndpointSlice a moment longer, which is nothing to tell.
+        """
         problems = frozenset(problem for each in lists for problem in each.problems)
-        for problem in sorted(problems - self._told):
+        lasting = problems & self._seen
+        for problem in sorted(lasting - self._told):
             log.warning("backends-left-out", reason=problem)
-        self._told = problems
+        self._seen, self._told = problems, lasting
+        return problems == lasting

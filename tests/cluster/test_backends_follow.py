@@ -139,7 +139,7 @@ def test_a_watch_that_starts_while_the_api_is_away_keeps_the_file_that_it_finds(
 
 
 def test_a_service_whose_pods_all_go_and_one_that_is_deleted_have_an_empty_list(world: World) -> None:
-    with world.watching():
+    with world.watching() as process:
         eventually(lambda: world.written() == [FIRST], "the list is there")
         world.serve()
         eventually(lambda: world.written() == [], "nobody is ready")
@@ -147,6 +147,9 @@ def test_a_service_whose_pods_all_go_and_one_that_is_deleted_have_an_empty_list(
         eventually(lambda: world.written() == [SECOND], "somebody is")
         world.api.request("DELETE", "/api/v1/namespaces/red/services/web")
         eventually(lambda: world.written() == [], "the Service is gone")
+        assert process.stderr is not None
+        told = next(line for line in process.stderr if "backends-left-out" in line)
+        assert "there is no Service web in namespace red" in told
 
 
 def test_a_reader_who_leaves_ends_a_watch_without_a_traceback(world: World) -> None:
