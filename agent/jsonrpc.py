@@ -99,7 +99,7 @@ class JsonRpc(asyncio.Protocol):
         except UnicodeDecodeError as error:
             self.close(f"the server sends no text: {error}")
         position = 0
-        while not self.ended.done():
+        while position < len(self._text) and not self.ended.done():
             try:
                 message, position = self._scan(self._text, position)
             except ValueError:  # not yet whole
