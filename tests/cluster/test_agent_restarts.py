@@ -17,7 +17,7 @@ from tests.support.runtime import Answer, Node, Pod
 
 LAB_OPTIONS = ("--nodes", "2")
 
-NOT_AVAILABLE = 50
+SWITCH_AWAY = 51
 
 
 @pytest.fixture(scope="module")
@@ -135,7 +135,7 @@ def test_a_killed_switch_gets_everything_back(node: Node, near: tuple[Pod, Answe
     sender, address = near[0], far[1].address
     before = (node.flows(), node.execute("ip", "route"), gateway(node))
     os.kill(node.vswitchd_pid, signal.SIGKILL)
-    eventually(lambda: node.status() == NOT_AVAILABLE, "the runtime is told that there is no switch")
+    eventually(lambda: node.status() == SWITCH_AWAY, "the runtime is told that there is no switch")
     wait_ready(node)
     eventually(lambda: sender.reaches(address), "the pods reach each other again")
     assert (node.flows(), node.execute("ip", "route"), gateway(node)) == before
@@ -153,7 +153,7 @@ def test_a_restarted_switch_knows_its_peers_before_a_pod_needs_them(
 ) -> None:
     node, peer = nodes
     os.kill(node.vswitchd_pid, signal.SIGKILL)
-    eventually(lambda: node.status() == NOT_AVAILABLE, "the switch is gone")
+    eventually(lambda: node.status() == SWITCH_AWAY, "the switch is gone")
     wait_ready(node)
     eventually(lambda: peer.address in node.execute("ovs-appctl", "tnl/neigh/show"), "the peer's MAC is known")
     assert near[0].reaches(far[1].address, "-W0.2")
