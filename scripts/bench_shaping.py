@@ -66,7 +66,10 @@ def start_stream(sender: Pod, target: Pod, *options: str, seconds: int = SECONDS
 def rates(stream: subprocess.Popen[str]) -> list[float]:
     """Bit/s that reached the reader, of each connection."""
     output, _ = stream.communicate(timeout=SECONDS * 6 * PATIENCE)
-    return [float(one["receiver"]["bits_per_second"]) for one in json.loads(output)["end"]["streams"]]
+    report = json.loads(output)
+    if "error" in report:
+        sys.exit(f"bench-shaping: iperf3 did not measure: {report['error']}")
+    return [float(one["receiver"]["bits_per_second"]) for one in report["end"]["streams"]]
 
 
 def median_ping_ms(sender: Pod, target: Pod) -> float:
@@ -89,6 +92,7 @@ def measure(direction: str, mbit: int, free: Pod) -> str:
         stream = start_stream(sender, target)
         beside_ms = median_ping_ms(sender, target)
         (rate,) = rates(stream)
+    with server(target):  # a new one: the other may still be busy with what was on its way
         four = rates(start_stream(sender, target, "--parallel", "4"))
     lab("pod", "del", f"bench/{direction}-{mbit}")
     share = rate / (mbit * 1e6)

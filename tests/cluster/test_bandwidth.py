@@ -107,7 +107,6 @@ def test_one_direction_alone_is_limited(
         assert node.limits(pod) == rates
 
 
-@pytest.mark.kernel
 def test_limits_come_change_and_go_on_a_live_pod_without_touching_its_flows(node: ShapingNode) -> None:
     with node.pod("live") as pod:
         flows = node.flows()
