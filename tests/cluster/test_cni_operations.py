@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Callable, Iterator
+import subprocess
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 
 from agent.links import host_link_name
+from tests.support.cni import environment
 from tests.support.lab import LabUnderTest, eventually
 from tests.support.processes import hanging
 from tests.support.runtime import Answer, Node, Pod
@@ -19,6 +21,7 @@ from tests.support.runtime import Answer, Node, Pod
 LAB_OPTIONS = ("--nodes", "1")
 
 NOT_AVAILABLE, NOT_AVAILABLE_LIMITED, CHECK_FAILED = 50, 51, 103
+PORT_MAPPING = {"hostPort": 18081, "containerPort": 80, "protocol": "tcp"}
 
 
 @pytest.fixture(scope="module")
@@ -103,6 +106,45 @@ def test_check_allows_a_later_plugin_to_have_changed_the_routes(node: Node, atta
     said: dict[str, Any] = copy.deepcopy(dict(answer.said))
     said["routes"] = [*(one for one in said["routes"] if one["dst"] != "0.0.0.0/0"), {"dst": "192.0.2.0/24"}]
     assert node.check(pod, said).status == 0
+
+
+@pytest.mark.parametrize(
+    "chained",
+    [
+        {"type": "tuning", "mtu": 1300, "sysctl": {"net.ipv4.tcp_keepalive_time": "60"}},
+        {
+            "type": "portmap",
+            "runtimeConfig": {"portMappings": [{"hostPort": 1, "containerPort": 2, "protocol": "tcp"}]},
+        },
+    ],
+    ids=lambda conf: conf["type"],
+)
+def test_a_reference_plugin_behind_ours_takes_its_result_and_check_still_succeeds(
+    node: Node, attached: tuple[Pod, Answer], chained: dict[str, object]
+) -> None:
+    pod, answer = attached
+    result = chain(node, "ADD", pod, chained, answer.said)
+    assert node.check(pod, result).status == 0
+    chain(node, "DEL", pod, chained, result)
+
+
+def chain(
+    node: Node, command: str, pod: Pod, plugin: Mapping[str, object], previous: Mapping[str, object]
+) -> dict[str, Any]:
+    """What a reference plugin answers that comes behind ours in the list."""
+    variables = environment(command, pod.container_id, CNI_NETNS=pod.sandbox.path, CNI_PATH="/usr/lib/cni")
+    conf = {"cniVersion": "1.0.0", "name": "k8s-ovs", "prevResult": previous, **plugin}
+    set_variables = [f"{name}={value}" for name, value in variables.items()]
+    done = subprocess.run(
+        node.command("env", *set_variables, f"/usr/lib/cni/{plugin['type']}"),
+        input=json.dumps(conf).encode(),
+        capture_output=True,
+        timeout=20,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout
+    result: dict[str, Any] = json.loads(done.stdout or b"{}")
+    return result
 
 
 def test_check_consults_the_previous_result_for_address_and_interface(node: Node, attached: tuple[Pod, Answer]) -> None:
