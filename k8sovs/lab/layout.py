@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from enum import Enum
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
@@ -248,20 +248,25 @@ def spec_file(directory: Path) -> Path:
 
 
 def load(directory: Path) -> Lab:
-    """The lab whose run directory is `directory`. LabError when there is none."""
+    """The lab whose run directory is `directory`. LabError when there is none, or one of another version."""
+    name = directory.name
     try:
-        fields = json.loads(spec_file(directory).read_text())
+        told = json.loads(spec_file(directory).read_text())
     except FileNotFoundError:
-        name = directory.name
         raise LabError(f"lab '{name}' is not up: start it with 'k8sovs lab up --name {name}'") from None
-    assets = fields["kubernetes_assets"]
+    if told.keys() != {field.name for field in fields(Lab)}:
+        raise LabError(
+            f"lab '{name}' is from another version of k8sovs: take it down with 'k8sovs lab down --name {name}' "
+            "and start it again"
+        )
+    assets = told["kubernetes_assets"]
     return Lab(
-        fields["name"],
-        fields["nodes"],
-        LabMode(fields["mode"]),
-        Datapath(fields["datapath"]),
+        told["name"],
+        told["nodes"],
+        LabMode(told["mode"]),
+        Datapath(told["datapath"]),
         Path(assets) if assets else None,
-        fields["host_subnet_length"],
-        fields["etcd_members"],
-        fields["edges"],
+        told["host_subnet_length"],
+        told["etcd_members"],
+        told["edges"],
     )

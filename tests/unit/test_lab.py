@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -80,6 +81,13 @@ def test_a_lab_with_kubernetes_binaries_is_read_back_too(tmp_path: Path) -> None
     asked = Lab("real", 2, LabMode.SUBNET, Datapath.NETDEV, tmp_path)
     spec_file(tmp_path).write_text(asked.encode())
     assert load(tmp_path) == asked
+
+
+@pytest.mark.parametrize("written", [{"name": "old", "nodes": 1}, {**json.loads(lab("old").encode()), "colour": "red"}])
+def test_a_lab_of_another_version_is_to_be_taken_down(tmp_path: Path, written: dict[str, object]) -> None:
+    spec_file(tmp_path).write_text(json.dumps(written))
+    with pytest.raises(LabError, match=f"another version of k8sovs: take it down with .*down --name {tmp_path.name}"):
+        load(tmp_path)
 
 
 def test_a_directory_without_an_api_server_is_refused_by_the_variable_that_named_it(tmp_path: Path) -> None:
