@@ -37,8 +37,10 @@ class _Kept(Generic[T]):
 
     def take(self, change: Listed[T] | Put[T] | Gone[T]) -> None:
         match change:
-            case Listed(items=items):
-                self.items = {key_of(item): item for item in items}
+            case Listed(items=items, unreadable=unreadable):
+                # What exists and cannot be read stays as it was read last.
+                kept = {key: item for key, item in (self.items or {}).items() if key in unreadable}
+                self.items = kept | {key_of(item): item for item in items}
             case Put(key=key, item=item) if self.items is not None:
                 self.items[key] = item
             case Gone(key=key) if self.items is not None:

@@ -6,7 +6,7 @@ import json
 import os
 import signal
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from tests.support.apiserver import ApiServerProcess
 from tests.support.lab import K8SOVS, eventually
 
 FIRST, SECOND = "172.11.0.2", "172.11.4.2"
+SLICE_LABELS = {"kubernetes.io/service-name": "web"}
 
 
 class World:
@@ -27,7 +28,7 @@ class World:
         self.reloads = directory / "reloads"
         self.fill()
 
-    def fill(self) -> None:
+    def fill(self, a_slice: Mapping[str, object] | None = None) -> None:
         self.create("/api/v1/namespaces", {"metadata": {"name": "red"}})
         ports = [{"name": "http", "port": 80, "targetPort": 8080}]
         self.create("/api/v1/namespaces/red/services", {"metadata": {"name": "web"}, "spec": {"ports": ports}})
@@ -38,7 +39,7 @@ class World:
             patch = {"Content-Type": "application/merge-patch+json"}
             code, _ = self.api.request("PATCH", f"/api/v1/namespaces/red/pods/{name}/status", status, **patch)
             assert code == 200
-        self.create("/apis/discovery.k8s.io/v1/namespaces/red/endpointslices", self.slice_of(a=FIRST))
+        self.create("/apis/discovery.k8s.io/v1/namespaces/red/endpointslices", a_slice or self.slice_of(a=FIRST))
 
     def create(self, path: str, body: object) -> None:
         code, answer = self.api.request("POST", path, body)
@@ -46,7 +47,7 @@ class World:
 
     def slice_of(self, **pods: str) -> dict[str, object]:
         return {
-            "metadata": {"name": "web-1", "labels": {"kubernetes.io/service-name": "web"}},
+            "metadata": {"name": "web-1", "labels": SLICE_LABELS},
             "addressType": "IPv4",
             "ports": [{"name": "http", "port": 8080}],
             "endpoints": [
@@ -150,6 +151,20 @@ def test_a_service_whose_pods_all_go_and_one_that_is_deleted_have_an_empty_list(
         assert process.stderr is not None
         told = next(line for line in process.stderr if "backends-left-out" in line)
         assert "there is no Service web in namespace red" in told
+
+
+def test_the_pods_of_a_slice_that_can_no_longer_be_read_stay(world: World) -> None:
+    with world.watching() as process:
+        eventually(lambda: world.written() == [FIRST], "the list is there")
+        process.send_signal(signal.SIGSTOP)
+        world.api.kill()
+        world.api.start()
+        world.fill(a_slice={**world.slice_of(), "endpoints": 7})
+        another = {**world.slice_of(b=SECOND), "metadata": {"name": "web-2", "labels": SLICE_LABELS}}
+        world.create("/apis/discovery.k8s.io/v1/namespaces/red/endpointslices", another)
+        process.send_signal(signal.SIGCONT)
+        eventually(lambda: world.written() != [FIRST], "the list is followed again", deadline_s=30)
+        assert world.written() == [FIRST, SECOND]
 
 
 def test_a_reader_who_leaves_ends_a_watch_without_a_traceback(world: World) -> None:
