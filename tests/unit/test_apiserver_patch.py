@@ -74,6 +74,11 @@ def test_a_strategic_patch_tells_the_ports_of_containers_and_services_apart() ->
     assert strategic(service, {"ports": [{"port": 80, "name": "y"}]})["ports"] == [{"port": 80, "name": "y"}]
 
 
+def test_a_strategic_patch_replaces_the_ports_of_an_endpoint_slice() -> None:
+    target = {"kind": "EndpointSlice", "ports": [{"name": "", "port": 80}]}
+    assert strategic(target, {"ports": [{"name": "", "port": 81}]})["ports"] == [{"name": "", "port": 81}]
+
+
 def test_a_strategic_patch_replaces_a_list_that_has_no_key() -> None:
     assert strategic({"args": ["a", "b"]}, {"args": ["c"]}) == {"args": ["c"]}
     assert strategic({"tolerations": [{"key": "a"}]}, {"tolerations": [{"key": "b"}]}) == {
@@ -122,6 +127,7 @@ def test_a_json_patch_does_what_the_rfc_says(operation: dict[str, Any], result: 
         {"op": "remove", "path": "/nowhere"},
         {"op": "replace", "path": "/l/2", "value": 0},
         {"op": "add", "path": "/l/9", "value": 0},
+        {"op": "add", "path": "/l/\u00b2", "value": 0},
         {"op": "add", "path": "/nowhere/x", "value": 0},
         {"op": "move", "from": "/nowhere", "path": "/c"},
         {"op": "add", "path": "a", "value": 0},

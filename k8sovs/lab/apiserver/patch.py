@@ -9,7 +9,7 @@ import copy
 from collections.abc import Sequence
 from typing import Any, Final
 
-from k8sovs.lab.apiserver.documents import Document
+from k8sovs.lab.apiserver.documents import Document, text
 from k8sovs.lab.apiserver.errors import ApiError, bad_request
 
 MERGE_KEYS: Final = {
@@ -32,8 +32,12 @@ MERGE_KEYS: Final = {
 }
 """List fields that a strategic merge patch merges entry by entry, and what identifies an entry (`patchMergeKey`).
 
-`ports` are those of a container or of a service; `addresses` those of a node (those of an endpoint are plain strings).
+`ports` are those of a container or of a service (those of an EndpointSlice are replaced, see `REPLACED`); `addresses`
+those of a node (those of an endpoint are plain strings).
 """
+
+REPLACED: Final = {"EndpointSlice": frozenset({"ports"})}
+"""List fields at the top of a kind that a strategic merge patch replaces, though a field of MERGE_KEYS is called so."""
 
 MERGED_SETS: Final = frozenset({"finalizers", "podCIDRs"})
 """List fields whose plain values a strategic merge patch adds up."""
@@ -88,7 +92,7 @@ def _merge_field(target: Document, name: str, value: object) -> None:
         target.pop(name, None)
     elif isinstance(value, dict):
         target[name] = strategic(old if isinstance(old, dict) else {}, value)
-    elif isinstance(value, list):
+    elif isinstance(value, list) and name not in REPLACED.get(text(target, "kind"), ()):
         target[name] = _merge_lists(name, _list(old), value)
     else:
         target[name] = value
@@ -179,10 +183,10 @@ def _apply_operation(root: Any, operation: Document) -> Any:  # noqa: ANN401 - a
             raise bad_request(f"unknown JSON patch operation {other!r}")
 
 
-def _pointer(text: str) -> list[str]:
-    if text and not text.startswith("/"):
-        raise bad_request(f"{text!r} is no JSON pointer")
-    return [part.replace("~1", "/").replace("~0", "~") for part in text.split("/")[1:]]
+def _pointer(written: str) -> list[str]:
+    if written and not written.startswith("/"):
+        raise bad_request(f"{written!r} is no JSON pointer")
+    return [part.replace("~1", "/").replace("~0", "~") for part in written.split("/")[1:]]
 
 
 def _find(root: Any, path: Sequence[str]) -> Any:  # noqa: ANN401
@@ -190,7 +194,7 @@ def _find(root: Any, path: Sequence[str]) -> Any:  # noqa: ANN401
     for part in path:
         if isinstance(found, dict) and part in found:
             found = found[part]
-        elif isinstance(found, list) and part.isdigit() and int(part) < len(found):
+        elif isinstance(found, list) and part.isdecimal() and int(part) < len(found):
             found = found[int(part)]
         else:
             raise _unprocessable(f"the path /{'/'.join(path)} does not exist")
@@ -203,7 +207,7 @@ def _add(root: Any, path: Sequence[str], value: object) -> Any:  # noqa: ANN401
     parent, last = _find(root, path[:-1]), path[-1]
     if isinstance(parent, dict):
         parent[last] = value
-    elif isinstance(parent, list) and (last == "-" or (last.isdigit() and int(last) <= len(parent))):
+    elif isinstance(parent, list) and (last == "-" or (last.isdecimal() and int(last) <= len(parent))):
         parent.insert(len(parent) if last == "-" else int(last), value)
     else:
         raise _unprocessable(f"nothing can be added at /{'/'.join(path)}")
