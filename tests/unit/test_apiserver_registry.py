@@ -86,6 +86,11 @@ def test_a_name_is_generated_from_its_beginning(registry: Registry) -> None:
     assert made.body["metadata"]["name"] == "x.s1"
 
 
+def test_a_generated_name_is_a_label_however_long_its_beginning(registry: Registry) -> None:
+    made = registry.create(NAMESPACES, "", {"metadata": {"generateName": "n" * 63}})
+    assert made.body["metadata"]["name"] == "n" * 58 + "s1"
+
+
 def test_a_create_into_no_namespace_or_a_foreign_one_is_refused(registry: Registry) -> None:
     with pytest.raises(ApiError) as nowhere:
         registry.create(PODS, "nowhere", pod())
@@ -296,6 +301,41 @@ def test_services_get_different_addresses_and_keep_them(registry: Registry) -> N
     assert written["spec"]["clusterIP"] == second
 
 
+@pytest.mark.parametrize("address", ["None", "10.96.0.99"])
+def test_a_service_cannot_change_its_address(registry: Registry, address: str) -> None:
+    registry.create(SERVICES, "t", service("a"))
+    with pytest.raises(ApiError, match=r"spec.clusterIPs\[0\]: Invalid value: .*: may not change once set"):
+        registry.update(SERVICES, Key("t", "a"), service("a", clusterIP=address))
+
+
+def test_a_service_that_becomes_external_gives_its_address_back(registry: Registry) -> None:
+    first = registry.create(SERVICES, "t", service("a")).body
+    external = first | {"spec": first["spec"] | {"type": "ExternalName", "externalName": "a.example"}}
+    written = registry.update(SERVICES, Key("t", "a"), external).body
+    assert not {"clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy"} & written["spec"].keys()
+    assert registry.create(SERVICES, "t", service("b")).body["spec"]["clusterIP"] == first["spec"]["clusterIP"]
+    assert registry.update(SERVICES, Key("t", "a"), service("a", type="ClusterIP")).body["spec"]["clusterIP"]
+
+
+def test_a_service_that_is_no_longer_reached_by_nodes_gives_its_port_back(registry: Registry) -> None:
+    first = registry.create(SERVICES, "t", service("a", type="NodePort")).body
+    inside = first | {"spec": first["spec"] | {"type": "ClusterIP"}}
+    written = registry.update(SERVICES, Key("t", "a"), inside).body
+    assert "nodePort" not in written["spec"]["ports"][0]
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [{"clusterIPs": ["None"]}, {"clusterIPs": ["10.96.0.50"]}, {"clusterIP": "None", "type": "NodePort"}],
+)
+def test_addresses_of_a_service_that_contradict_each_other_are_refused(
+    registry: Registry, spec: dict[str, Any]
+) -> None:
+    with pytest.raises(ApiError) as caught:
+        registry.create(SERVICES, "t", service("a", **spec))
+    assert refusal(caught.value) == (422, "Invalid")
+
+
 def test_a_node_port_is_kept_by_a_write_that_does_not_name_it(registry: Registry) -> None:
     registry.create(SERVICES, "t", service("a", type="NodePort"))
     registry.create(SERVICES, "t", service("b", type="NodePort"))
@@ -304,7 +344,7 @@ def test_a_node_port_is_kept_by_a_write_that_does_not_name_it(registry: Registry
     assert written["spec"]["ports"][0]["nodePort"] == 30001
 
 
-@pytest.mark.parametrize("address", ["10.96.0.77", "10.97.0.1", "nonsense"])
+@pytest.mark.parametrize("address", ["10.96.0.77", "10.97.0.1", "10.96.0.0", "10.96.0.255", "nonsense"])
 def test_a_service_address_that_is_taken_or_outside_is_refused(registry: Registry, address: str) -> None:
     registry.create(SERVICES, "t", service("a", clusterIP="10.96.0.77"))
     with pytest.raises(ApiError) as caught:

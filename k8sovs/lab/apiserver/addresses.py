@@ -13,6 +13,9 @@ NODE_PORTS: Final = range(30000, 32768)
 _RESERVED: Final = 16
 """The first addresses are left to those who ask for one by number, as the real one prefers to."""
 
+_OF_AN_ADDRESS: Final = ("clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy")
+_REACHED_BY_NODES: Final = ("NodePort", "LoadBalancer")
+
 
 class ServiceAddresses:
     """Gives a Service what it did not name itself, out of what no other one holds."""
@@ -34,12 +37,16 @@ class ServiceAddresses:
             return
         others = list(others)
         if not spec.get("clusterIP"):
+            if spec.get("clusterIPs"):
+                raise _refused(service, "spec.clusterIPs", "must be empty when `clusterIP` is not specified")
             taken = {address for other in others for address in words(other, "spec", "clusterIPs")}
             spec["clusterIP"] = str(self._free_address(service, taken))
         elif spec["clusterIP"] != "None":
             self._check(service, spec["clusterIP"], others)
+        elif kind != "ClusterIP":
+            raise _refused(service, "spec.clusterIPs[0]", f"may not be set to 'None' for {kind} services")
         spec["clusterIPs"] = [spec["clusterIP"]]
-        if kind in ("NodePort", "LoadBalancer"):
+        if kind in _REACHED_BY_NODES:
             self._assign_node_ports(service, others)
 
     def _free_address(self, service: Document, taken: set[str]) -> IPv4Address:
@@ -51,7 +58,8 @@ class ServiceAddresses:
 
     def _check(self, service: Document, address: str, others: Iterable[Document]) -> None:
         try:
-            inside = IPv4Address(address) in self._network
+            candidate = IPv4Address(address)
+            inside = self._network.network_address < candidate < self._network.broadcast_address
         except ValueError:
             inside = False
         if not inside:
@@ -73,17 +81,30 @@ class ServiceAddresses:
 
 
 def _keep(service: Document, previous: Document) -> None:
+    """Keep what the Service has, except what its new type has no use for. ApiError 422: another address."""
     spec, old_spec = section(service, "spec"), section(previous, "spec")
+    _keep_node_ports(spec, old_spec)
     if spec.get("type") == "ExternalName":
+        for name in _OF_AN_ADDRESS:
+            spec.pop(name, None)
         return
-    if not spec.get("clusterIP") and old_spec.get("clusterIP"):
-        spec["clusterIP"] = old_spec["clusterIP"]
+    held = old_spec.get("clusterIP")
+    if not held:
+        return
+    if (spec.get("clusterIP") or held) != held:
+        raise _refused(service, "spec.clusterIPs[0]", f"[{spec['clusterIP']!r}]: may not change once set")
+    spec["clusterIP"] = held
+
+
+def _keep_node_ports(spec: Document, old_spec: Document) -> None:
     held = {(port.get("protocol"), port.get("port")): port.get("nodePort") for port in entries(old_spec, "ports")}
-    if spec.get("type") in ("NodePort", "LoadBalancer"):
-        for port in entries(spec, "ports"):
-            node_port = held.get((port.get("protocol"), port.get("port")))
+    for port in entries(spec, "ports"):
+        node_port = held.get((port.get("protocol"), port.get("port")))
+        if spec.get("type") in _REACHED_BY_NODES:
             if node_port and not port.get("nodePort"):
                 port["nodePort"] = node_port
+        elif node_port and port.get("nodePort") == node_port:
+            del port["nodePort"]
 
 
 def _refused(service: Document, field: str, why: str) -> ApiError:

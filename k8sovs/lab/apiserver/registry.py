@@ -21,6 +21,9 @@ from k8sovs.lab.apiserver.store import Key, Store, Stored
 BORN_NAMESPACES: Final = ("default", "kube-system")
 UNDELETABLE_NAMESPACES: Final = frozenset(BORN_NAMESPACES)
 
+MAX_GENERATED_START: Final = 58
+"""Characters of `generateName` that a name begins with: with its end it is a label of 63."""
+
 _SERVER_OWNED: Final = ("uid", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds", "generation")
 """Metadata that a client's write cannot change."""
 
@@ -84,7 +87,7 @@ class Registry:
             section(made, "metadata"), (*_SERVER_OWNED, "resourceVersion", "selfLink")
         )
         if not metadata.get("name") and metadata.get("generateName"):
-            metadata["name"] = f"{metadata['generateName']}{self._name_suffix()}"
+            metadata["name"] = metadata["generateName"][:MAX_GENERATED_START] + self._name_suffix()
         if resource.namespaced:
             if metadata.setdefault("namespace", namespace) != namespace:
                 raise errors.bad_request(
