@@ -180,6 +180,12 @@ def test_kubectl_is_told_what_to_use_where_a_pod_would_need_a_process(
     assert "use `k8sovs lab exec t/p -- COMMAND`" in refusal_of(caught.value)
 
 
+def test_kubectl_is_told_that_there_are_no_tokens(unchanged: ApiServer) -> None:
+    with pytest.raises(subprocess.CalledProcessError) as caught:
+        unchanged.kubectl("create", "token", "default")
+    assert "there are no tokens, and none is needed" in refusal_of(caught.value)
+
+
 def test_kubectl_is_told_that_everybody_may_do_everything(unchanged: ApiServer) -> None:
     assert unchanged.kubectl("auth", "can-i", "create", "pods").startswith("yes")
     assert "*.*" in unchanged.kubectl("auth", "can-i", "--list")
