@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup demo bench soak lint test test-unit test-ovs test-cluster test-conformance test-long test-kernel bench-shaping clean
+.PHONY: help setup demo bench soak lint test test-unit test-ovs test-cluster test-conformance test-long test-kernel bench-services bench-shaping clean
 
 KERNEL_PACKAGES := qemu-system-x86 linux-image-amd64 kmod busybox-static ipvsadm
 
@@ -33,6 +33,9 @@ test-long: setup ## the outages of the cluster tier at their full length, 60 s e
 test-kernel: ## the tests marked "kernel" on the kernel datapath, in an emulated virtual machine
 	@scripts/setup $(KERNEL_PACKAGES)
 	@scripts/test-kernel
+
+bench-services: setup ## connections through a Service, the cost of one change among 10,000
+	@scripts/bench-services
 
 bench-shaping: ## how near to its bandwidth limit a pod gets, on both datapaths
 	@scripts/setup $(KERNEL_PACKAGES)

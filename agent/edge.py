@@ -99,7 +99,7 @@ async def _keep_load_balancer() -> NoReturn:
 
 def _demand(view: ClusterView, snapshots: Snapshots) -> Demand:
     # What an edge host has is all its own but for the other hosts, whom etcd knows.
-    sources = {Source.PIPELINE, Source.NODE, Source.ATTACHMENTS} | ({Source.PEERS} if view.live else set())
+    sources = set(Source) - (set() if view.live else {Source.PEERS})
     return Demand(snapshots.take(view, _NO_PODS), frozenset(sources))
 
 

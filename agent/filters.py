@@ -7,8 +7,10 @@ DROP when it starts. The kernel tells nobody whom to ask, so the rules are looke
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 
 from agent.nftables import FilterSpec, Nftables, NftablesError, ruleset
+from agent.signal import Signal
 from k8sovs.logs import get_logger
 
 log = get_logger(__name__)
@@ -21,23 +23,35 @@ class Filters:
 
     def __init__(self, nftables: Nftables, spec: FilterSpec, audit_s: float = AUDIT_S) -> None:
         self._nftables = nftables
-        self._spec = spec
+        self.spec = spec
         self._audit_s = audit_s
         self._right = ""
+        self._changed = Signal()
+
+    def become(self, spec: FilterSpec) -> None:
+        """Make and keep what `spec` says from now on."""
+        if spec != self.spec:
+            self.spec = spec
+            self._changed.notify()
 
     async def prepare(self) -> None:
         """Put everything in place, whatever is there. Raises NftablesError."""
         await self._replace()
         await self._admit()
-        for advice in await self._nftables.advice(self._spec):
+        for advice in await self._nftables.advice(self.spec):
             log.warning("firewall-in-the-way", advice=advice)
 
     async def run(self) -> None:
         """Repair what somebody took away, for ever."""
+        made = 0
         while True:
-            await asyncio.sleep(self._audit_s)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._changed.wait_beyond(made), self._audit_s)
             try:
-                if await self._nftables.own_tables() != self._right:
+                if made != self._changed.count:
+                    made = self._changed.count
+                    await self._replace()
+                elif await self._nftables.own_tables() != self._right:
                     log.warning("filters-touched", action="putting them back")
                     await self._replace()
                 await self._admit()
@@ -45,9 +59,9 @@ class Filters:
                 log.error("filters-not-kept", error=str(error), action="trying again")
 
     async def _replace(self) -> None:
-        await self._nftables.apply(ruleset(self._spec))
+        await self._nftables.apply(ruleset(self.spec))
         self._right = await self._nftables.own_tables()
 
     async def _admit(self) -> None:
-        for command in await self._nftables.admit(self._spec):
+        for command in await self._nftables.admit(self.spec):
             log.info("firewall-opened", command=command)

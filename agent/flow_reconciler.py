@@ -14,13 +14,17 @@ from itertools import count, cycle
 
 from agent.signal import Signal
 from agent.switch import BundleRejected, Switch, SwitchDisconnected, SwitchRefused
-from flows.desired import DesiredFlows, Part, changed_keys
-from flows.diff import AddFlow, FlowChange, difference
+from flows.balancing import LEARNED_COOKIE
+from flows.desired import DesiredFlows, PartName, changed_keys
+from flows.diff import AddFlow, DeleteFlow, FlowChange, PutGroup, difference
 from flows.flow import Flow, FlowKey, Source
+from flows.group import GroupEntry
 from flows.openflow.messages import InstalledFlow, MeterEntry
 from flows.pipeline import pod_flows
+from flows.replies import silenced
+from flows.service_parts import Part, Rule, RuleKey
 from flows.snapshot import Snapshot
-from flows.tables import ARP_METER, ARP_RATE
+from flows.tables import AFFINITY, ARP_METER, ARP_RATE
 from k8sovs.logs import get_logger
 
 log = get_logger(__name__)
@@ -46,28 +50,39 @@ class Demand:
 class _Table:
     """What the switch holds, as far as we know, what it would not take, and the demand that was met last."""
 
-    installed: dict[FlowKey, Flow]
-    refused: dict[FlowKey, Flow] = field(default_factory=dict)
-    met: Mapping[Source, Part] | None = None
+    installed: dict[RuleKey, Rule]
+    refused: dict[RuleKey, Rule] = field(default_factory=dict)
+    met: Mapping[PartName, Part] | None = None
     synced: frozenset[Source] = frozenset()
     doubtful: bool = False
     commits: int = 0
     """How many have begun, and how many have ended: odd while one is under way."""
 
-    def read_anew(self, flows: Iterable[InstalledFlow]) -> None:
-        """Forget what was believed; `flows` is what the switch holds."""
-        self.installed = {entry.flow.key: entry.flow for entry in flows}
+    @property
+    def flows(self) -> int:
+        """How many flows the switch should hold, but for those that it learns by itself."""
+        return sum(
+            not isinstance(rule, GroupEntry) and rule.table != AFFINITY.number for rule in self.installed.values()
+        )
+
+    def read_anew(self, flows: Iterable[InstalledFlow], groups: Iterable[GroupEntry]) -> None:
+        """Forget what was believed; `flows` and `groups` are what the switch holds."""
+        self.installed = {entry.flow.key: entry.flow for entry in flows if entry.cookie != LEARNED_COOKIE}
+        self.installed |= {group.key: group for group in groups}
         self.met, self.doubtful = None, False
 
-    def changes(self, parts: Mapping[Source, Part], synced: frozenset[Source]) -> list[FlowChange]:
+    def changes(self, parts: Mapping[PartName, Part], synced: frozenset[Source]) -> list[FlowChange]:
         """What leads from here to `parts`. Only what differs from the demand that was met last is looked at."""
         if self.met is None or self.synced != synced:
             installed = self.installed
             desired = {key: flow for part in parts.values() for key, flow in part.items()}
         else:
-            keys = {key for source, part in parts.items() for key in changed_keys(self.met[source], part)}
+            changed = [(self.met.get(name, _NOTHING), part) for name, part in parts.items()]
+            changed += [(self.met[name], _NOTHING) for name in self.met.keys() - parts.keys()]
+            changed = [(before, after) for before, after in changed if before is not after]
+            keys = {key for before, after in changed for key in changed_keys(before, after)}
             installed = {key: self.installed[key] for key in keys if key in self.installed}
-            desired = {key: part[key] for part in parts.values() for key in keys if key in part}
+            desired = {key: after[key] for _, after in changed for key in keys if key in after}
         wanted = {key: flow for key, flow in desired.items() if self.refused.get(key) != flow}
         return difference(installed, wanted, synced)
 
@@ -77,15 +92,18 @@ class _Table:
 
     def of(self, source: Source) -> dict[FlowKey, Flow]:
         """The flows of a source that the switch should hold."""
-        return {key: flow for key, flow in self.installed.items() if flow.cookie == source.cookie}
+        return {rule.key: rule for rule in self.installed.values() if isinstance(rule, Flow) and rule.source is source}
 
     def take_over(self, changes: Iterable[FlowChange]) -> None:
         """The switch has made these changes."""
         for change in changes:
-            if isinstance(change, AddFlow):
-                self.installed[change.flow.key] = change.flow
-            else:
-                del self.installed[change.key]
+            match change:
+                case AddFlow(flow):
+                    self.installed[flow.key] = flow
+                case PutGroup(group):
+                    self.installed[group.key] = group
+                case _:
+                    del self.installed[change.key]
 
 
 class FlowReconciler:
@@ -133,7 +151,12 @@ class FlowReconciler:
         held = {entry.flow.key: entry.flow for entry in await self._switch.dump_flows(Source.ATTACHMENTS)}
         snapshot = self._demand().snapshot
         pods = [pod for pod in snapshot.attachments if pod.ofport == ofport]
-        return [flow for pod in pods for flow in pod_flows(pod, snapshot.mode) if held.get(flow.key) != flow]
+        return [
+            flow
+            for pod in pods
+            for flow in pod_flows(pod, snapshot.mode, snapshot.service_proxy)
+            if held.get(flow.key) != flow
+        ]
 
     def distrust(self) -> None:
         """Have everything that the switch holds read and compared at the next reconciliation."""
@@ -174,6 +197,15 @@ class FlowReconciler:
             lost.cancel()
             auditing.cancel()
 
+    async def _forget_connections(self, changes: Iterable[FlowChange]) -> None:
+        """Let go of what was tracked towards endpoints that are gone, so that nobody goes on sending to them."""
+        for change in changes:
+            if isinstance(change, DeleteFlow) and (flush := silenced(change.key)):
+                try:
+                    await self._switch.flush_connections(flush)
+                except SwitchRefused as refused:
+                    log.warning("connections-not-forgotten", endpoint=str(flush.address), error=str(refused))
+
     async def _audit(self, table: _Table) -> None:
         """Notice, until the connection is lost, that somebody else added, removed or changed flows."""
         sources = cycle(Source)
@@ -182,8 +214,9 @@ class FlowReconciler:
                 await asyncio.sleep(self._audit_s)
                 if number % COMPARED_EVERY == 0:
                     await self._compare(table, next(sources))
-                commits, believed = table.commits, len(table.installed)
-                there = sum(stats.flows for stats in (await self._switch.table_stats()).values())
+                commits, believed = table.commits, table.flows
+                stats = (await self._switch.table_stats()).values()
+                there = sum(one.flows for one in stats if one.table != AFFINITY.number)
                 if there != believed and table.unchanged_since(commits):
                     log.warning("flows-touched", there=there, ours=believed, action="comparing all of them")
                     table.doubtful = True
@@ -202,7 +235,8 @@ class FlowReconciler:
         """Commit the difference between what is there and what is demanded, as of request `number`."""
         if table.doubtful or self._distrusted:
             self._distrusted = False
-            table.read_anew(await self._switch.dump_flows())
+            groups = [one.group for one in await self._switch.dump_groups()]
+            table.read_anew(await self._switch.dump_flows(), groups)
         demand = self._demand()
         parts = self._desired.parts(demand.snapshot)
         while changes := table.changes(parts, demand.synced):
@@ -215,6 +249,7 @@ class FlowReconciler:
                 continue
             finally:
                 table.commits += 1
+            await self._forget_connections(changes)
             log.debug("flows-committed", changes=len(changes), installed=len(table.installed))
             break
         table.met, table.synced = parts, demand.synced
@@ -222,12 +257,17 @@ class FlowReconciler:
         self._applied.notify()
 
 
+_NOTHING: Part = {}
+
+
 def _set_aside(table: _Table, rejected: BundleRejected) -> None:
     """Go on without the flow that the switch refuses, so that one bad flow does not hold up the others."""
     change = rejected.change
-    if not isinstance(change, AddFlow):
-        raise rejected
-    table.refused[change.flow.key] = change.flow
-    log.error(
-        "flow-refused", flow=str(change.flow), error=str(rejected), action="the other flows are installed without it"
-    )
+    match change:
+        case AddFlow(flow):
+            table.refused[flow.key] = flow
+        case PutGroup(group):
+            table.refused[group.key] = group
+        case _:
+            raise rejected
+    log.error("flow-refused", change=str(change), error=str(rejected), action="the others are installed without it")

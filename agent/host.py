@@ -7,7 +7,7 @@ repaired when the database or the kernel says that somebody touched them; the fi
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from agent import sysctls
@@ -16,12 +16,13 @@ from agent.filters import Filters
 from agent.links import GatewaySpec, LinkError, Links, mac_text
 from agent.nftables import FilterSpec, Nftables
 from agent.ovsdb import Ovsdb, OvsdbError
+from agent.service_filters import ServiceFilterSpec
 from agent.snapshot import Identity
 from agent.sysctls import SysctlError
 from agent.underlay import Underlay
 from flows.snapshot import mac_of
-from flows.tables import HOST_NEXT_HOP, RULE_VERSION
-from k8sovs.config import Datapath
+from flows.tables import HOST_NEXT_HOP, RULE_VERSION, SERVICE_ADDRESSES
+from k8sovs.config import Datapath, ServiceProxy
 from k8sovs.logs import get_logger
 from k8sovs.records import NetworkConfig
 
@@ -50,6 +51,7 @@ class HostSpec:
     underlay: Underlay
     mtu: int
     accept_unsolicited: bool
+    service_proxy: ServiceProxy
     is_edge: bool = False
     """Whether it is a load balancer outside Kubernetes: no pods, no Services, clients that are not in the overlay."""
 
@@ -72,7 +74,7 @@ class HostSpec:
             ifname=GATEWAY,
             address=self.identity.gateway,
             mtu=self.mtu,
-            networks=(self.config.network,) if self.is_edge else (self.config.network, self.config.service_network),
+            networks=(self.config.network, *(() if self.is_edge else (self.config.service_network, SERVICE_ADDRESSES))),
             next_hop=HOST_NEXT_HOP,
         )
 
@@ -85,6 +87,7 @@ class HostSpec:
             refuse_unsolicited=not self.accept_unsolicited,
             copied_devices=underlay_devices if self.datapath is Datapath.NETDEV else None,
             masquerade_as=self.identity.gateway if self.is_edge else None,
+            services=ServiceFilterSpec(self.config.service_network) if self.service_proxy is ServiceProxy.OVS else None,
         )
 
 
@@ -96,6 +99,10 @@ class Host:
         self._links = links
         self._ovsdb = ovsdb
         self._filters = Filters(nftables, spec.filters(self._underlay_devices()))
+
+    def follow_services(self, services: ServiceFilterSpec) -> None:
+        """Let the node's kernel know of other Services from now on."""
+        self._filters.become(replace(self._filters.spec, services=services))
 
     async def prepare(self) -> None:
         """Make everything, the filters first: no frame may pass before they stand.

@@ -10,7 +10,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 from contextlib import suppress
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from agent.bandwidth import Bandwidth
 from agent.cluster import ClusterSource, ClusterView
 from agent.cni_server import CniServer
 from agent.flow_reconciler import Demand, FlowReconciler
-from agent.host import Host
+from agent.host import Host, HostSpec
 from agent.identity import watch_identity
 from agent.ipam import AddressRefused, Leases
 from agent.links import Links
@@ -34,6 +34,8 @@ from agent.podlink import HOST_LINK_PREFIX
 from agent.ports import PodPorts
 from agent.reaper import Reaper
 from agent.restore_wait import keep_armed
+from agent.service_filters import service_filter_spec
+from agent.services import Services
 from agent.shaping import Shaper, desired_shapes
 from agent.signal import when_changed
 from agent.snapshot import Identity, Snapshots
@@ -41,15 +43,19 @@ from agent.snapshot_file import SnapshotFile
 from agent.start import host_spec, run_until_stopped
 from agent.switch import Switch, SwitchDisconnected
 from cni.conf import install_conf, install_executable, render_conflist
+from flows import service
 from flows.flow import Source
 from k8sovs import metrics
-from k8sovs.config import AgentSettings, Datapath
+from k8sovs.config import AgentSettings, Datapath, ServiceProxy
 from k8sovs.etcd import Etcd
 from k8sovs.logs import get_logger
 
 log = get_logger(__name__)
 
 INSTALL_AUDIT_S = 5.0
+
+_PROXIES = {ServiceProxy.OVS: service.ServiceProxy.OVS, ServiceProxy.KUBE_PROXY: service.ServiceProxy.KUBE_PROXY}
+"""The setting in the terms of the switch."""
 
 EXECUTABLE = Path(__file__).resolve().parent.parent / "cni" / "shim" / "k8s-ovs"
 
@@ -82,9 +88,10 @@ async def _serve(settings: AgentSettings) -> None:
         await _clear_dead(ovsdb, links, reaper)
 
         switch = Switch(str(settings.ovs_rundir / f"{settings.bridge}.mgmt"))
-        snapshots = Snapshots(identity)
-        flows = FlowReconciler(switch, lambda: _demand(cluster, attachments, snapshots))
-        for source in (cluster.changed, ovsdb.changes):
+        snapshots = Snapshots(identity, _PROXIES[settings.service_proxy])
+        services = Services(settings.kubeconfig, settings.node_name)
+        flows = FlowReconciler(switch, lambda: _demand(cluster, attachments, snapshots, services))
+        for source in (cluster.changed, ovsdb.changes, services.changed):
             source.follow(flows.request)
         ports = PodPorts(ovsdb)
         bandwidth = Bandwidth(settings.kubeconfig, settings.node_name, registry)
@@ -104,6 +111,8 @@ async def _serve(settings: AgentSettings) -> None:
             keep_remembered(ovsdb, [bandwidth.changed], lambda: outdated_limits(attachments, bandwidth)),
             bandwidth.run(),
             shaper.run(),
+            services.run(),
+            *((_tell_kernel(host, services, spec),) if settings.service_proxy is ServiceProxy.OVS else ()),
         ):
             tasks.create_task(daemon)
         await flows.reconcile()
@@ -189,10 +198,22 @@ def _known(cluster: ClusterSource) -> ClusterView:
     return cluster.view
 
 
-def _demand(cluster: ClusterSource, attachments: Attachments, snapshots: Snapshots) -> Demand:
+async def _tell_kernel(host: Host, services: Services, spec: HostSpec) -> None:
+    """Keep the node's kernel informed of what it has to pass on to the switch, once that is known."""
+    seen = 0
+    while True:
+        seen = await services.changed.wait_beyond(seen)
+        host.follow_services(service_filter_spec(spec.config.service_network, services.current.values()))
+
+
+def _demand(cluster: ClusterSource, attachments: Attachments, snapshots: Snapshots, services: Services) -> Demand:
     view = _known(cluster)
-    sources: Iterable[Source] = (Source.PIPELINE, Source.NODE, Source.ATTACHMENTS)
+    synced = {Source.PIPELINE, Source.NODE, Source.ATTACHMENTS}
+    if view.live:
+        synced.add(Source.PEERS)
+    if services.synced:
+        synced.add(Source.SERVICES)
     return Demand(
-        snapshot=snapshots.take(view, attachments.forwarding()),
-        synced=frozenset((*sources, Source.PEERS) if view.live else sources),
+        snapshot=snapshots.take(view, attachments.forwarding(), services.current),
+        synced=frozenset(synced),
     )

@@ -20,6 +20,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from agent import service_filters
+from agent.service_filters import ServiceFilterSpec
+
 TABLE = "k8sovs"
 COMMENT = "k8sovs"
 POD_LINKS = "k8o*"
@@ -55,6 +58,8 @@ class FilterSpec:
     refuse_unsolicited: bool
     copied_devices: tuple[str, ...] | None
     masquerade_as: IPv4Address | None = None
+    services: ServiceFilterSpec | None = None
+    """for the Services that the switch handles; None: it handles none"""
 
 
 def ruleset(spec: FilterSpec) -> str:
@@ -65,10 +70,14 @@ def ruleset(spec: FilterSpec) -> str:
     unsolicited = "counter drop" if spec.refuse_unsolicited else "accept"
     # Else a pod would answer a client of the load balancer by its own node's way out.
     inwards = f"\n        oifname {gateway} ip saddr != {spec.masquerade_as} masquerade" if spec.masquerade_as else ""
-    inet = f"""
+    service_masquerades = service_chains = ""
+    if spec.services is not None:
+        service_masquerades = service_filters.masquerades(spec.services, gateway, cluster)
+        service_chains = service_filters.chains(spec.services, gateway)
+    inet = f"""{service_chains}
     chain postrouting {{
         type nat hook postrouting priority srcnat; policy accept;
-        ip saddr {cluster} ip daddr != {cluster} oifname != {gateway} masquerade{inwards}
+        ip saddr {cluster} ip daddr != {cluster} oifname != {gateway} masquerade{inwards}{service_masquerades}
     }}
     chain forward {{
         type filter hook forward priority filter; policy accept;

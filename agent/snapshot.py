@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, IPv4Network
+from types import MappingProxyType
 
 from agent.attachment import PodAttachment
 from agent.cluster import ClusterView
 from flows import snapshot as switch
+from flows.service import Service, ServiceProxy
 from k8sovs.records import Mode, SubnetRecord, VnidRecord
 
 FLAT = switch.Tenancy(switch.VNI_GLOBAL, frozenset({switch.VNI_GLOBAL}))
@@ -30,11 +32,19 @@ class Identity:
 
 
 def switch_snapshot(
-    cluster: ClusterView, identity: Identity, attached: Mapping[PodAttachment, int], peers: frozenset[switch.Peer]
+    cluster: ClusterView,
+    identity: Identity,
+    attached: Mapping[PodAttachment, int],
+    peers: frozenset[switch.Peer],
+    proxy: ServiceProxy = ServiceProxy.KUBE_PROXY,
+    services: Mapping[str, Service] = MappingProxyType({}),
 ) -> switch.Snapshot:
-    """The input of the pipeline. `attached` are this node's attachments with their ofports, `peers` the other nodes."""
+    """The input of the pipeline.
+
+    `attached` are this node's attachments with their ofports, `peers` the other nodes; `proxy` handles `services`.
+    """
     attachments = (_attachment(cluster, attachment, ofport) for attachment, ofport in attached.items())
-    return _snapshot(cluster, identity, attachments, peers)
+    return _snapshot(cluster, identity, attachments, peers, proxy, services)
 
 
 def _snapshot(
@@ -42,6 +52,8 @@ def _snapshot(
     identity: Identity,
     attachments: Iterable[switch.Attachment],
     peers: frozenset[switch.Peer],
+    proxy: ServiceProxy,
+    services: Mapping[str, Service],
 ) -> switch.Snapshot:
     return switch.Snapshot(
         mode=switch.Mode(cluster.config.mode.value),
@@ -50,6 +62,8 @@ def _snapshot(
         node=switch.Node(identity.address, identity.subnet, identity.gateway, identity.vxlan_port),
         attachments=frozenset(attachments),
         peers=peers,
+        service_proxy=proxy,
+        services=services,
     )
 
 
@@ -96,24 +110,35 @@ def peers(cluster: ClusterView, identity: Identity) -> frozenset[switch.Peer]:
 class Snapshots:
     """The snapshots of a node, one after another: what has not changed since the last one is the same object."""
 
-    def __init__(self, identity: Identity) -> None:
+    def __init__(self, identity: Identity, proxy: ServiceProxy = ServiceProxy.KUBE_PROXY) -> None:
         self._identity = identity
+        self._proxy = proxy
         self._peers: tuple[Mapping[str, SubnetRecord], frozenset[switch.Peer]] | None = None
         self._last: tuple[ClusterView, Mapping[PodAttachment, int], switch.Snapshot] | None = None
         self._attachments: dict[PodAttachment, switch.Attachment] = {}
 
-    def take(self, cluster: ClusterView, attached: Mapping[PodAttachment, int]) -> switch.Snapshot:
+    def take(
+        self,
+        cluster: ClusterView,
+        attached: Mapping[PodAttachment, int],
+        services: Mapping[str, Service] = MappingProxyType({}),
+    ) -> switch.Snapshot:
         """What the node knows now. `attached` are this node's attachments with their ofports."""
-        if self._last is None or self._last[0] is not cluster or self._last[1] is not attached:
+        last = self._last
+        if last is None or last[0] is not cluster or last[1] is not attached:
             # As long as the cluster says the same, a pod that stays is in the same words what it was.
-            known = self._attachments if self._last is not None and self._last[0] is cluster else {}
+            known = self._attachments if last is not None and last[0] is cluster else {}
             self._attachments = {}
             for pod, ofport in attached.items():
                 before = known.get(pod)
                 same = before is not None and before.ofport == ofport
                 self._attachments[pod] = before if before and same else _attachment(cluster, pod, ofport)
-            taken = _snapshot(cluster, self._identity, self._attachments.values(), self.peers(cluster))
+            known_peers, pods = self.peers(cluster), self._attachments.values()
+            taken = _snapshot(cluster, self._identity, pods, known_peers, self._proxy, services)
             self._last = (cluster, attached, taken)
+        elif last[2].services is not services:
+            self._last = (cluster, attached, replace(last[2], services=services))
+        assert self._last is not None, "it has just been taken"
         return self._last[2]
 
     def peers(self, cluster: ClusterView) -> frozenset[switch.Peer]:

@@ -14,7 +14,7 @@ from agent.links import Links, UnderlayError
 from agent.ovsdb import Ovsdb
 from agent.preflight import clashes
 from agent.underlay import Underlay
-from k8sovs.config import ConfigError, EdgeSettings, HostSettings
+from k8sovs.config import AgentSettings, ConfigError, EdgeSettings, HostSettings, ServiceProxy
 from k8sovs.logs import get_logger
 
 log = get_logger(__name__)
@@ -53,7 +53,8 @@ async def host_spec(cluster: ClusterSource, ovsdb: Ovsdb, links: Links, settings
     datapath = choose_datapath(settings.datapath, ovsdb.view)
     log.info("node", address=str(identity.address), subnet=str(identity.subnet), datapath=datapath.value, mtu=mtu)
     is_edge = isinstance(settings, EdgeSettings)
-    return HostSpec(view.config, identity, datapath, underlay, mtu, settings.accept_unsolicited, is_edge)
+    proxy = settings.service_proxy if isinstance(settings, AgentSettings) else ServiceProxy.KUBE_PROXY
+    return HostSpec(view.config, identity, datapath, underlay, mtu, settings.accept_unsolicited, proxy, is_edge)
 
 
 async def _underlay(links: Links, address: IPv4Address) -> Underlay:

@@ -14,9 +14,20 @@ from typing import NoReturn
 
 from agent.connection import Connection, SwitchDisconnected, SwitchRefused
 from agent.signal import Signal
-from flows.diff import AddFlow, DeleteFlow
+from flows.diff import AddFlow, DeleteFlow, DeleteGroup, PutGroup
 from flows.flow import Flow, Source
-from flows.openflow import Error, FlowMod, FlowPurge, GroupEntry, GroupMod, InstalledFlow, MeterEntry, TableStats
+from flows.group import GroupEntry, GroupType
+from flows.openflow import (
+    Error,
+    FlowMod,
+    FlowPurge,
+    FlushConnections,
+    GroupCommand,
+    GroupMod,
+    InstalledFlow,
+    MeterEntry,
+    TableStats,
+)
 from flows.openflow.error_names import METER_EXISTS
 from flows.openflow.messages import (
     BarrierReply,
@@ -49,7 +60,7 @@ LAST_RETRY_S = 1.0
 SILENCE_S = 5.0
 ALL_BITS = (1 << 64) - 1
 
-Change = AddFlow | DeleteFlow | FlowMod | FlowPurge | GroupMod
+Change = AddFlow | DeleteFlow | PutGroup | DeleteGroup | FlowMod | FlowPurge | GroupMod
 
 log = get_logger(__name__)
 
@@ -152,11 +163,11 @@ class Switch:
     async def set_meter(self, meter: MeterEntry) -> None:
         """Make `meter` what its number stands for, whether or not there is such a meter yet."""
         try:
-            await self._change_meter(MeterMod(MeterCommand.ADD, meter))
+            await self._change(MeterMod(MeterCommand.ADD, meter))
         except SwitchRefused as refused:
             if (refused.error.type, refused.error.code) != METER_EXISTS:
                 raise
-            await self._change_meter(MeterMod(MeterCommand.MODIFY, meter))
+            await self._change(MeterMod(MeterCommand.MODIFY, meter))
 
     async def commit(self, changes: Sequence[Change]) -> None:
         """Make all of `changes`, in order, as one: no packet sees a part of them.
@@ -190,7 +201,11 @@ class Switch:
                 _raise_for(errors, opened, changes, xids)
                 raise
 
-    async def _change_meter(self, change: MeterMod) -> None:
+    async def flush_connections(self, flush: FlushConnections) -> None:
+        """Forget tracked connections. An Open vSwitch before 3.1 refuses."""
+        await self._change(flush)
+
+    async def _change(self, change: MeterMod | FlushConnections) -> None:
         connection = self._live()
         xids = connection.reserve(1)
         with connection.errors_of(xids) as errors:
@@ -223,6 +238,10 @@ def _message(change: Change) -> FlowMod | FlowPurge | GroupMod:
             return FlowMod.add(flow)
         case DeleteFlow(key):
             return FlowMod.delete(key)
+        case PutGroup(group):
+            return GroupMod(GroupCommand.ADD_OR_MODIFY, group)
+        case DeleteGroup(group_key):
+            return GroupMod(GroupCommand.DELETE, GroupEntry(group_key.identifier, GroupType.ALL, ()))
         case _:
             return change
 

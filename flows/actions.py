@@ -6,6 +6,7 @@ A flow without actions and without a next table drops.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from ipaddress import IPv4Address
 
 from flows.fields import Field
 
@@ -55,10 +56,61 @@ class Meter:
 
 
 @dataclass(frozen=True, slots=True)
+class Nat:
+    """Address translation within `Track` (`nat` in ovs-actions(7)).
+
+    Without an address: as the connection was told when it was committed. With one: the connection's destination (or
+    with `source` its source) becomes `address`, and `port` if there is one.
+    """
+
+    address: IPv4Address | None = None
+    port: int | None = None
+    source: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Track:
+    """Pass the packet through connection tracking in `zone` (`ct` in ovs-actions(7)).
+
+    With a `table` the packet goes on there with its connection's state in `fields.CT_STATE`; what follows this action
+    sees it without. `commit` remembers the connection, and `mark` is written on it.
+    """
+
+    zone: int
+    table: int | None = None
+    commit: bool = False
+    nat: Nat | None = None
+    mark: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Resubmit:
+    """Apply what `table` says of the packet as well, then go on (`resubmit` in ovs-actions(7))."""
+
+    table: int
+
+
+@dataclass(frozen=True, slots=True)
+class Learn:
+    """Install a flow in `table`, or renew it (`learn` in ovs-actions(7)); it goes when unused for `idle_s` seconds.
+
+    It matches IPv4 packets with this packet's value of each field in `same`, and `values`; it writes `writes`.
+    """
+
+    table: int
+    priority: int
+    idle_s: int
+    cookie: int
+    same: tuple[Field, ...]
+    values: tuple[tuple[Field, int], ...]
+    writes: tuple[tuple[Field, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Unknown:
     """An action or instruction of somebody else's flow, as the switch shows it; it equals nothing of ours."""
 
     data: bytes
 
 
-Action = Output | SetField | CopyField | Group | Meter | Unknown
+Action = Output | SetField | CopyField | Group | Meter | Track | Resubmit | Learn | Unknown

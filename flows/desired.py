@@ -12,22 +12,31 @@ from typing import Generic, TypeVar
 
 from flows.flow import Flow, FlowKey, Source
 from flows.pipeline import node_flows, peer_flows, pipeline_flows, pod_flows
+from flows.service import ServiceProxy
+from flows.service_parts import Part, Rule, RuleKey, ServiceParts
 from flows.snapshot import Attachment, Mode, Peer, Snapshot
 
-Part = Mapping[FlowKey, Flow]
 Thing = TypeVar("Thing")
+
+PartName = tuple[Source, int]
+"""A source, and the number of one of its parts; only Services have more than one."""
 
 
 def desired_flows(snapshot: Snapshot) -> dict[FlowKey, Flow]:
     """Every flow that the switch of this node should hold."""
-    return {key: flow for part in DesiredFlows().parts(snapshot).values() for key, flow in part.items()}
+    return {rule.key: rule for rule in desired_rules(snapshot).values() if isinstance(rule, Flow)}
 
 
-def changed_keys(before: Part, after: Part) -> set[FlowKey]:
-    """The keys of flows that came, went or are other objects now."""
+def desired_rules(snapshot: Snapshot) -> dict[RuleKey, Rule]:
+    """Every flow and every group that the switch of this node should hold."""
+    return {key: rule for part in DesiredFlows().parts(snapshot).values() for key, rule in part.items()}
+
+
+def changed_keys(before: Part, after: Part) -> set[RuleKey]:
+    """The keys of flows and groups that came, went or are other objects now."""
     if before is after:
         return set()
-    return {key for key, flow in after.items() if before.get(key) is not flow} | (before.keys() - after.keys())
+    return {key for key, rule in after.items() if before.get(key) is not rule} | (before.keys() - after.keys())
 
 
 class DesiredFlows:
@@ -36,20 +45,22 @@ class DesiredFlows:
     def __init__(self) -> None:
         self._inputs: dict[Source, tuple[object, ...]] = {}
         self._parts: dict[Source, Part] = {}
-        self._peers: _Kept[Peer] = _Kept(peer_flows)
-        self._pods: _Kept[tuple[Attachment, Mode]] = _Kept(lambda pod: pod_flows(*pod))
+        self._peers: _Kept[tuple[Peer, ServiceProxy]] = _Kept(lambda peer: peer_flows(*peer))
+        self._pods: _Kept[tuple[Attachment, Mode, ServiceProxy]] = _Kept(lambda pod: pod_flows(*pod))
+        self._services: tuple[tuple[object, ...], ServiceParts] | None = None
 
-    def parts(self, snapshot: Snapshot) -> dict[Source, Part]:
-        """All desired flows, by source.
+    def parts(self, snapshot: Snapshot) -> dict[PartName, Part]:
+        """All desired flows and groups, by source, those of Services by Service and by address of endpoints.
 
         No key is in two parts. Should two lay claim to the same flow, the earlier source has it, of two pods that with
         the lowest ofport, of two peers that with the lowest address.
         """
+        proxy = snapshot.service_proxy
         inputs: dict[Source, tuple[object, ...]] = {
             Source.PIPELINE: (),
-            Source.NODE: (snapshot.node, snapshot.cluster_network, snapshot.service_network),
-            Source.PEERS: (snapshot.peers,),
-            Source.ATTACHMENTS: (snapshot.attachments, snapshot.mode),
+            Source.NODE: (snapshot.node, snapshot.cluster_network, snapshot.service_network, proxy),
+            Source.PEERS: (snapshot.peers, proxy),
+            Source.ATTACHMENTS: (snapshot.attachments, snapshot.mode, proxy),
         }
         parts: dict[Source, Part] = {}
         stale = False
@@ -58,10 +69,17 @@ class DesiredFlows:
             stale = stale or self._inputs.get(source) != given
             parts[source] = self._part(source, snapshot, parts.values()) if stale else self._parts[source]
         self._inputs, self._parts = inputs, parts
-        return dict(parts)
+        all_parts: dict[PartName, Part] = {(source, 0): part for source, part in parts.items()}
+        return all_parts | {(Source.SERVICES, number): part for number, part in self._of_services(snapshot).items()}
+
+    def _of_services(self, snapshot: Snapshot) -> Mapping[int, Part]:
+        networks = (snapshot.service_network, snapshot.cluster_network, snapshot.node.subnet, snapshot.service_proxy)
+        if self._services is None or self._services[0] != networks:
+            self._services = (networks, ServiceParts(*networks))
+        return self._services[1].update(snapshot.services)
 
     def _part(self, source: Source, snapshot: Snapshot, earlier: Iterable[Part]) -> Part:
-        part: dict[FlowKey, Flow] = {}
+        part: dict[RuleKey, Rule] = {}
         for claim in self._claims(source, snapshot):
             for key, flow in claim.items():
                 part.setdefault(key, flow)
@@ -77,9 +95,16 @@ class DesiredFlows:
             case Source.NODE:
                 return [_by_key(node_flows(snapshot))]
             case Source.PEERS:
-                return self._peers.flows(sorted(snapshot.peers, key=_address))
+                return self._peers.flows(
+                    (peer, snapshot.service_proxy) for peer in sorted(snapshot.peers, key=_address)
+                )
             case Source.ATTACHMENTS:
-                return self._pods.flows((pod, snapshot.mode) for pod in sorted(snapshot.attachments, key=_ofport))
+                proxy = snapshot.service_proxy
+                return self._pods.flows(
+                    (pod, snapshot.mode, proxy) for pod in sorted(snapshot.attachments, key=_ofport)
+                )
+            case Source.SERVICES:
+                raise AssertionError("Services have their own parts")
 
 
 class _Kept(Generic[Thing]):

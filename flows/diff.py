@@ -5,7 +5,8 @@ the flow with the same key). What should not be there is deleted, unless it may 
 it has not been heard yet: an unsynced source adds and never removes.
 
 Adds come before deletes: make before break, should anybody send the changes in several bundles. Within one atomic
-bundle the order is of no consequence, as no key occurs twice.
+bundle the order among flows is of no consequence, as no key occurs twice; a group is there before the flows that name
+it, and goes after them.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from flows.flow import Flow, FlowKey, Source
+from flows.group import GroupEntry, GroupKey
+from flows.service_parts import Rule, RuleKey
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,17 +33,40 @@ class DeleteFlow:
     key: FlowKey
 
 
-FlowChange = AddFlow | DeleteFlow
+@dataclass(frozen=True, slots=True)
+class PutGroup:
+    """Make the group with this number what `group` says."""
+
+    group: GroupEntry
+
+
+@dataclass(frozen=True, slots=True)
+class DeleteGroup:
+    """Remove the group with this key; flows that still name it would go with it."""
+
+    key: GroupKey
+
+
+FlowChange = AddFlow | DeleteFlow | PutGroup | DeleteGroup
 
 
 def difference(
-    installed: Mapping[FlowKey, Flow], desired: Mapping[FlowKey, Flow], synced: frozenset[Source]
+    installed: Mapping[RuleKey, Rule], desired: Mapping[RuleKey, Rule], synced: frozenset[Source]
 ) -> list[FlowChange]:
     """The changes that lead from `installed` to `desired`, as far as the `synced` sources allow.
 
     `Source.PIPELINE` is always synced. A flow that is nobody's of ours is removed: the bridge has one writer.
     """
-    adds = [AddFlow(flow) for key, flow in desired.items() if installed.get(key) != flow]
+    puts: list[FlowChange] = []
+    adds: list[FlowChange] = []
+    for key, rule in desired.items():
+        if installed.get(key) != rule:
+            if isinstance(rule, Flow):
+                adds.append(AddFlow(rule))
+            else:
+                puts.append(PutGroup(rule))
     may_go = synced | {Source.PIPELINE, None}
-    deletes = [DeleteFlow(key) for key, flow in installed.items() if key not in desired and flow.source in may_go]
-    return [*adds, *deletes]
+    gone = [key for key, rule in installed.items() if key not in desired and rule.source in may_go]
+    deletes: list[FlowChange] = [DeleteFlow(key) for key in gone if isinstance(key, FlowKey)]
+    group_deletes: list[FlowChange] = [DeleteGroup(key) for key in gone if isinstance(key, GroupKey)]
+    return [*puts, *adds, *deletes, *group_deletes]

@@ -26,6 +26,8 @@ class Source(IntEnum):
     """Pods attached to this node (OVSDB), with the tenancy recorded beside them."""
     PEERS = 3
     """Subnets of other nodes (etcd)."""
+    SERVICES = 4
+    """Services and their endpoints (Kubernetes)."""
 
     @property
     def cookie(self) -> int:

@@ -30,9 +30,12 @@ class Match:
         return cls(
             tuple(
                 sorted(
-                    _term(field, value)
-                    for field, value in fields.items()
-                    if not (isinstance(value, IPv4Network) and value.prefixlen == 0)
+                    (
+                        _term(field, value)
+                        for field, value in fields.items()
+                        if not (isinstance(value, IPv4Network) and value.prefixlen == 0)
+                    ),
+                    key=_by_field,
                 )
             )
         )
@@ -55,8 +58,9 @@ class Match:
         return next((value for candidate, value, _ in self.terms if candidate == field), None)
 
 
-def _by_field(term: tuple[Field, int, int | None]) -> Field:
-    return term[0]
+def _by_field(term: tuple[Field, int, int | None]) -> tuple[int, int]:
+    field = term[0]
+    return field.oxm_class, field.number
 
 
 def _term(field: Field, value: Value) -> tuple[Field, int, int | None]:

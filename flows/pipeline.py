@@ -10,15 +10,16 @@ Size: a pod costs 3 flows and one for each accepted VNI (two while a change is u
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv4Network
+from collections.abc import Iterator
+from ipaddress import IPv4Address
 
 from flows import fields
-from flows.actions import IN_PORT, Action, CopyField, Meter, Output, SetField
-from flows.fields import Field
+from flows.actions import IN_PORT, CopyField, Meter, Output, SetField, Track
+from flows.balancer import balancing_flows
 from flows.flow import Flow, Source
-from flows.match import Match, Value
+from flows.match import Match
+from flows.rules import Rules, Words
+from flows.service import ServiceProxy
 from flows.snapshot import VNI_GLOBAL, Attachment, Mode, Peer, Snapshot, mac_of
 from flows.tables import (
     ARP,
@@ -27,23 +28,29 @@ from flows.tables import (
     CLASSIFY,
     DELIVER,
     EGRESS,
+    FROM_OUTSIDE,
     HOST_IN,
     HOST_NEXT_HOP,
+    NODE_PORT,
     POD_IN,
+    REPLY,
     ROUTE,
+    SERVICE,
+    SERVICE_IN,
+    SERVICE_ZONE,
     SOURCE_VNI,
+    STEER,
     TABLES,
     TO_NODE,
     TUN_PORT,
     TUNNEL_IN,
     TUNNEL_OUT,
+    TURNED_ROUND,
+    UNROUTABLE,
     VNI_BITS,
     VXLAN_PORT,
     Priority,
-    Table,
 )
-
-Words = Mapping[Field, Value]
 
 _IPV4: Words = {fields.ETH_TYPE: 0x0800}
 _ARP: Words = {fields.ETH_TYPE: 0x0806}
@@ -59,12 +66,6 @@ _NO_PORT = 0
 itself), which a plain output refuses."""
 
 _AS_GLOBAL = SetField(SOURCE_VNI, VNI_GLOBAL)
-
-_UNROUTABLE = (
-    IPv4Network("127.0.0.0/8"),  # loopback
-    IPv4Network("169.254.0.0/16"),  # link-local, the node's own next hop and cloud metadata among it
-    IPv4Network("224.0.0.0/3"),  # multicast, reserved, broadcast
-)
 
 _ARP_ANSWER = (
     Meter(ARP_METER),
@@ -85,7 +86,7 @@ _ARP_ANSWER = (
 
 def pipeline_flows() -> Iterator[Flow]:
     """The flows that depend on nothing."""
-    rule = _Rules(Source.PIPELINE)
+    rule = Rules(Source.PIPELINE)
     for table in TABLES:
         yield rule.drop(table, Priority.MISS, {})
 
@@ -97,21 +98,26 @@ def pipeline_flows() -> Iterator[Flow]:
     yield rule.goto(CLASSIFY, Priority.FALLBACK, _ARP, POD_IN)
 
     yield rule.goto(HOST_IN, Priority.MATCH, _ARP, ARP)
-    yield rule.goto(HOST_IN, Priority.FALLBACK, _IPV4, ROUTE, _AS_GLOBAL)
-    for network in _UNROUTABLE:
+    outside = SetField(SERVICE, FROM_OUTSIDE)
+    yield rule.goto(HOST_IN, Priority.FALLBACK, _IPV4, SERVICE_IN, _AS_GLOBAL, outside)
+    yield rule.goto(SERVICE_IN, Priority.FALLBACK, _IPV4, ROUTE)
+    yield rule.goto(REPLY, Priority.FALLBACK, _IPV4, DELIVER)
+    yield rule.goto(STEER, Priority.FALLBACK, _IPV4, DELIVER)
+    for network in UNROUTABLE:
         yield rule.drop(ROUTE, Priority.GUARD, {**_IPV4, fields.IPV4_DST: network})
     yield rule.goto(ROUTE, Priority.FALLBACK, _IPV4, EGRESS)
     # What the node sent here and belongs nowhere must not go back to it: that would be a loop.
-    yield rule.drop(EGRESS, Priority.GUARD, {fields.IN_PORT: TUN_PORT})
+    looping = {fields.IN_PORT: (TUN_PORT, fields.IN_PORT.all_ones), fields.CT_STATE: (0, fields.CT_DST_NAT)}
+    yield Flow(EGRESS.number, Priority.GUARD, Match.masked(looping), (), None, Source.PIPELINE)
 
 
 def node_flows(snapshot: Snapshot) -> Iterator[Flow]:
     """The flows that follow from this node's own subnet and the configuration of the network."""
-    rule = _Rules(Source.NODE)
+    rule = Rules(Source.NODE)
     node, cluster = snapshot.node, snapshot.cluster_network
     to_node = (SetField(fields.ETH_DST, mac_of(node.gateway)), Output(TUN_PORT))
 
-    yield rule.goto(HOST_IN, Priority.MATCH, {**_IPV4, fields.IPV4_SRC: node.gateway}, ROUTE, _AS_GLOBAL)
+    yield rule.goto(HOST_IN, Priority.MATCH, {**_IPV4, fields.IPV4_SRC: node.gateway}, SERVICE_IN, _AS_GLOBAL)
     # A packet of a pod that has just gone, or of another node's, must not pass for the node, who reaches everybody.
     yield rule.drop(HOST_IN, Priority.NETWORK, {**_IPV4, fields.IPV4_SRC: cluster})
 
@@ -121,25 +127,35 @@ def node_flows(snapshot: Snapshot) -> Iterator[Flow]:
     next_hop = {**request, fields.IN_PORT: TUN_PORT, fields.ARP_TPA: HOST_NEXT_HOP}
     yield rule.act(ARP, Priority.MATCH, next_hop, *_ARP_ANSWER)
 
-    yield rule.goto(ROUTE, Priority.MATCH, {**_IPV4, fields.IPV4_DST: node.subnet}, DELIVER)
+    yield rule.goto(ROUTE, Priority.MATCH, {**_IPV4, fields.IPV4_DST: node.subnet}, REPLY)
     yield rule.goto(ROUTE, Priority.NETWORK, {**_IPV4, fields.IPV4_DST: cluster}, TUNNEL_OUT)
-    yield rule.act(DELIVER, Priority.MATCH, {**_IPV4, fields.IPV4_DST: node.gateway}, *to_node)
+    # Back by `tun0` too: the node's own connection to a Service that ends at the node.
+    back = (SetField(fields.SETTABLE_IN_PORT, _NO_PORT), *to_node)
+    yield rule.act(DELIVER, Priority.MATCH, {**_IPV4, fields.IPV4_DST: node.gateway}, *back)
+    answer = fields.CT_TRACKED | fields.CT_REPLY
+    turned = {fields.CT_STATE: (answer, answer), fields.CT_MARK: (TURNED_ROUND, 0xFFFFFFFF)}
+    to_kube_proxy = Match.masked({**turned, fields.ETH_TYPE: (0x0800, 0xFFFF)})
+    yield Flow(STEER.number, Priority.MATCH, to_kube_proxy, to_node, None, Source.NODE)
 
     yield rule.goto(EGRESS, Priority.MATCH, {**_IPV4, fields.IPV4_DST: node.address}, TO_NODE)
     yield rule.act(EGRESS, Priority.FALLBACK, _IPV4, *to_node)
     for port in (node.vxlan_port, _FRAGMENT):
         yield rule.drop(TO_NODE, Priority.GUARD, {**_UDP, fields.UDP_DST: port})
     yield rule.act(TO_NODE, Priority.FALLBACK, _IPV4, *to_node)
+    if snapshot.service_proxy is ServiceProxy.OVS:
+        yield from balancing_flows(snapshot)
 
 
-def peer_flows(peer: Peer) -> Iterator[Flow]:
+def peer_flows(peer: Peer, proxy: ServiceProxy = ServiceProxy.KUBE_PROXY) -> Iterator[Flow]:
     """The flows for one other node."""
-    rule = _Rules(Source.PEERS)
+    rule = Rules(Source.PEERS)
+    if proxy is ServiceProxy.OVS:
+        yield rule.goto(SERVICE_IN, Priority.MATCH, {**_IPV4, fields.IPV4_DST: peer.address}, NODE_PORT)
     yield rule.goto(
         TUNNEL_IN,
         Priority.MATCH,
         {**_IPV4, fields.TUN_IPV4_SRC: peer.address},
-        DELIVER,
+        REPLY,
         CopyField(fields.TUNNEL_ID, SOURCE_VNI, VNI_BITS),
     )
     yield rule.act(
@@ -153,19 +169,24 @@ def peer_flows(peer: Peer) -> Iterator[Flow]:
     yield rule.goto(EGRESS, Priority.MATCH, {**_IPV4, fields.IPV4_DST: peer.address}, TO_NODE)
 
 
-def pod_flows(pod: Attachment, mode: Mode) -> Iterator[Flow]:
+def pod_flows(pod: Attachment, mode: Mode, proxy: ServiceProxy = ServiceProxy.KUBE_PROXY) -> Iterator[Flow]:
     """The flows for one local pod."""
-    rule = _Rules(Source.ATTACHMENTS)
+    rule = Rules(Source.ATTACHMENTS)
     mac = mac_of(pod.address)
     sends = SetField(SOURCE_VNI, VNI_GLOBAL if mode is Mode.SUBNET else pod.tenancy.send)
 
     honest = {fields.IN_PORT: pod.ofport, fields.ETH_SRC: mac}
     honest_ip = {**honest, **_IPV4, fields.IPV4_SRC: pod.address}
     honest_arp = {**honest, **_ARP, fields.ARP_SPA: pod.address, fields.ARP_SHA: mac}
-    yield rule.goto(POD_IN, Priority.MATCH, honest_ip, ROUTE, sends)
+    yield rule.goto(POD_IN, Priority.MATCH, honest_ip, SERVICE_IN, sends)
     yield rule.goto(POD_IN, Priority.MATCH, honest_arp, ARP)
-    # Service traffic that the node's kube-proxy has turned round is still the pod's.
-    yield rule.goto(HOST_IN, Priority.MATCH, {**_IPV4, fields.IPV4_SRC: pod.address}, ROUTE, sends)
+    # Service traffic that the node's kube-proxy has turned round is still the pod's; answers have to pass there too.
+    own = {**_IPV4, fields.IPV4_SRC: pod.address}
+    if proxy is ServiceProxy.KUBE_PROXY:
+        remember = Track(SERVICE_ZONE, ROUTE.number, commit=True, mark=TURNED_ROUND)
+        yield rule.act(HOST_IN, Priority.MATCH, own, sends, remember)
+    else:
+        yield rule.goto(HOST_IN, Priority.MATCH, own, SERVICE_IN, sends)
 
     for sender in _accepted(pod, mode):
         yield rule.act(
@@ -185,19 +206,3 @@ def _accepted(pod: Attachment, mode: Mode) -> Iterator[Words]:
         return
     for vni in sorted({VNI_GLOBAL, *pod.tenancy.accept}):
         yield {SOURCE_VNI: vni}
-
-
-@dataclass(frozen=True, slots=True)
-class _Rules:
-    """Writes flows of one source in terms of tables."""
-
-    source: Source
-
-    def drop(self, table: Table, priority: Priority, words: Words) -> Flow:
-        return Flow(table.number, priority, Match.of(words), (), None, self.source)
-
-    def act(self, table: Table, priority: Priority, words: Words, *actions: Action) -> Flow:
-        return Flow(table.number, priority, Match.of(words), actions, None, self.source)
-
-    def goto(self, table: Table, priority: Priority, words: Words, target: Table, *actions: Action) -> Flow:
-        return Flow(table.number, priority, Match.of(words), actions, target.number, self.source)

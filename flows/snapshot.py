@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from ipaddress import IPv4Address, IPv4Network
+from types import MappingProxyType
+
+from flows.service import Service, ServiceProxy
 
 VNI_GLOBAL = 0
 VNI_MAX = 2**24 - 1
@@ -73,6 +77,9 @@ class Snapshot:
     node: Node
     attachments: frozenset[Attachment] = frozenset()
     peers: frozenset[Peer] = frozenset()
+    service_proxy: ServiceProxy = ServiceProxy.KUBE_PROXY
+    services: Mapping[str, Service] = field(default_factory=lambda: MappingProxyType({}), hash=False)
+    """By key; a Service that has not changed is the same object."""
 
 
 def mac_of(address: IPv4Address) -> int:

@@ -2,17 +2,20 @@
 
 A packet enters at `classify` and moves only forward:
 
-    classify -> tunnel_in -------------------------> deliver
+    classify -> tunnel_in -----------------> reply -> deliver
              -> host_in -> arp
-                        -> route --> deliver             a pod or the gateway of this node
-             -> pod_in  -> arp   --> tunnel_out          a pod of another node
-                        -> route --> egress -> to_node   the outside and Services; a node's address
+                        -> service -> route -> reply -> deliver   a pod or the gateway of this node
+             -> pod_in  -> arp           -> tunnel_out            a pod of another node
+                        -> service       -> egress -> to_node     the outside; a node's address
+
+    service [-> node_port] -> balance [-> affinity, backend] -> route   for a Service: tracked, then on as before
+                                                              -> refuse
 
 The three `*_in` tables establish who sends, and leave the sender's VNI in `SOURCE_VNI`; nothing after them asks where
 a packet came from, but for two loop guards. `deliver` alone decides about tenancy, on the node of the receiver.
 Every table ends in an explicit drop, so that the switch counts drops table by table.
 
-Numbers leave gaps: tables come and go without the others moving (50 is kept for Services). `docs/pipeline.md` has a
+Numbers leave gaps: tables come and go without the others moving. `docs/pipeline.md` has a
 section for each table.
 """
 
@@ -20,11 +23,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import IntEnum
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv4Network
 
 from flows.fields import register
 
-RULE_VERSION = 1
+RULE_VERSION = 2
 """Version of the pipeline as a whole; raised with every change of its flows (the golden test insists)."""
 
 VXLAN_PORT = 1
@@ -37,10 +40,50 @@ SOURCE_VNI = register(0)
 ASKER = register(1)
 """The address that asks, while the `arp` table turns a request into its answer. Used nowhere else."""
 
+SERVICE = register(2)
+"""How a packet came to a Service, bits `BY_NODE_PORT` and `FROM_OUTSIDE`; 0 for all other packets."""
+
+BY_NODE_PORT = 1
+"""The packet is for a node's address and the port is a Service's."""
+FROM_OUTSIDE = 2
+"""The packet came in by `tun0` from an address outside the cluster: policies for the outside hold."""
+
+CHOSEN_ADDRESS = register(3)
+CHOSEN_PORT = register(4)
+"""The backend that a client with session affinity had before; written by learned flows alone."""
+
+BALANCED = register(5)
+"""The group that chooses the backend, for Services with session affinity."""
+
 VNI_BITS = 24
+
+SERVICE_ZONE = 27448
+"""The conntrack zone of connections to Services."""
+TURNED_ROUND = 1
+"""The mark of connections that the node's kube-proxy has translated, where it handles Services."""
+TURN_ZONE = 27449
+"""The conntrack zone of connections to Services that end where they begin: at the same pod, or at the node."""
+
+NODE_PORT_ADDRESS = IPv4Address("169.254.77.2")
+"""What the node's kernel makes of a node's own address when somebody outside asks for a NodePort."""
+TURN_ADDRESS = IPv4Address("169.254.77.3")
+"""Who a connection seems to come from if it ends where it begins: nobody answers an address of its own."""
+
+SERVICE_ADDRESSES = IPv4Network("169.254.77.2/31")
+"""Both: the node's kernel has a route to them, by `tun0`."""
+
+REFUSED_MAC = 0x0A58_A9FE_4D04
+"""The sender of packets that the node's kernel is to refuse."""
 
 HOST_NEXT_HOP = IPv4Address("169.254.77.1")
 """The next hop of the node's own routes into the cluster: nobody's address, only a MAC to send to."""
+
+UNROUTABLE = (
+    IPv4Network("127.0.0.0/8"),  # loopback
+    IPv4Network("169.254.0.0/16"),  # link-local, the node's own next hop and cloud metadata among it
+    IPv4Network("224.0.0.0/3"),  # multicast, reserved, broadcast
+)
+"""Destinations that no packet is carried to."""
 
 ARP_METER = 1
 """The meter that every ARP answer passes; it must exist before the flows are installed."""
@@ -60,6 +103,8 @@ class Priority(IntEnum):
     """What holds for the cluster network as a whole."""
     MATCH = 300
     """The ordinary case: one port, address, subnet or VNI."""
+    ANSWER = 350
+    """Answers of endpoints, and fragments: what must not be taken for the ordinary case."""
     GUARD = 400
     """What must never get through, whatever else matches."""
 
@@ -75,6 +120,11 @@ class Table:
 
 
 # From the end to the beginning, as each names those that follow it.
+TURNED = Table(
+    110,
+    "turned",
+    "What leaves by tun0 after connection tracking: answers to the outside, connections of the node to itself.",
+)
 TO_NODE = Table(
     100,
     "to_node",
@@ -84,7 +134,7 @@ EGRESS = Table(
     90,
     "egress",
     "Traffic of pods to the outside and to Services leaves through tun0, where the node routes and translates it.",
-    (TO_NODE,),
+    (TO_NODE, TURNED),
 )
 TUNNEL_OUT = Table(
     80,
@@ -96,11 +146,56 @@ DELIVER = Table(
     "deliver",
     "Whether the sender's VNI may reach the local pod (or the node's gateway) that the packet is for.",
 )
+STEER = Table(
+    66,
+    "steer",
+    "Whether an answer is for a connection that the node's kube-proxy translated, and so has to pass it again.",
+    (DELIVER,),
+)
+REPLY = Table(
+    65,
+    "reply",
+    "Whether a packet for this node is an endpoint's, and so perhaps the answer to a Service's client.",
+    (STEER, DELIVER),
+)
 ROUTE = Table(
     60,
     "route",
     "Whether the destination is on this node, on another one, or outside the cluster.",
-    (DELIVER, TUNNEL_OUT, EGRESS),
+    (REPLY, TUNNEL_OUT, EGRESS),
+)
+REFUSE = Table(
+    59,
+    "refuse",
+    "What no endpoint takes goes to the node's kernel with a mark that makes it answer no.",
+)
+BACKEND = Table(
+    58,
+    "backend",
+    "Whether the endpoint that a client with session affinity had is still one; if not, it gets another.",
+)
+AFFINITY = Table(
+    56,
+    "affinity",
+    "Which endpoint a client with session affinity had; the switch itself learns these flows.",
+)
+BALANCE = Table(
+    54,
+    "balance",
+    "Which group of endpoints takes a new connection; packets of those that have one go on.",
+    (BACKEND, REFUSE, ROUTE),
+)
+NODE_PORT = Table(
+    52,
+    "node_port",
+    "Whether a packet for the address of a node is for a Service's NodePort.",
+    (BALANCE, ROUTE),
+)
+SERVICE_IN = Table(
+    50,
+    "service",
+    "Whether a packet is for a Service; such a packet goes through connection tracking.",
+    (NODE_PORT, BALANCE, ROUTE, REPLY),
 )
 ARP = Table(
     40,
@@ -111,19 +206,19 @@ POD_IN = Table(
     30,
     "pod_in",
     "Whether a pod sends as itself (port, MAC and IP address), and with which VNI.",
-    (ARP, ROUTE),
+    (ARP, SERVICE_IN),
 )
 HOST_IN = Table(
     20,
     "host_in",
     "With which VNI the node sends: 0 for itself, the pod's own for a local pod's packet that the node turned round.",
-    (ARP, ROUTE),
+    (ARP, SERVICE_IN, ROUTE),
 )
 TUNNEL_IN = Table(
     10,
     "tunnel_in",
     "Whether a tunnelled packet comes from a known node; it carries the sender's VNI and is only ever delivered here.",
-    (DELIVER,),
+    (REPLY,),
 )
 CLASSIFY = Table(
     0,
@@ -132,4 +227,8 @@ CLASSIFY = Table(
     (TUNNEL_IN, HOST_IN, POD_IN),
 )
 
-TABLES = (CLASSIFY, TUNNEL_IN, HOST_IN, POD_IN, ARP, ROUTE, DELIVER, TUNNEL_OUT, EGRESS, TO_NODE)
+TABLES = (
+    *(CLASSIFY, TUNNEL_IN, HOST_IN, POD_IN, ARP),
+    *(SERVICE_IN, NODE_PORT, BALANCE, AFFINITY, BACKEND, REFUSE),
+    *(ROUTE, REPLY, STEER, DELIVER, TUNNEL_OUT, EGRESS, TO_NODE, TURNED),
+)

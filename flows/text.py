@@ -5,9 +5,24 @@ from __future__ import annotations
 from ipaddress import IPv4Address
 
 from flows import fields
-from flows.actions import IN_PORT, LOCAL, Action, CopyField, Group, Meter, Output, SetField, Unknown
+from flows.actions import (
+    IN_PORT,
+    LOCAL,
+    Action,
+    CopyField,
+    Group,
+    Learn,
+    Meter,
+    Nat,
+    Output,
+    Resubmit,
+    SetField,
+    Track,
+    Unknown,
+)
 from flows.fields import Field
 from flows.flow import Flow
+from flows.group import GroupEntry
 from flows.match import Match
 
 _PORT_NAMES = {IN_PORT: "IN_PORT", LOCAL: "LOCAL"}
@@ -25,6 +40,12 @@ _DECIMAL = frozenset(
         fields.TCP_DST,
         fields.UDP_SRC,
         fields.UDP_DST,
+        fields.SCTP_SRC,
+        fields.SCTP_DST,
+        fields.ICMP_TYPE,
+        fields.IP_FRAG,
+        fields.CT_NW_PROTO,
+        fields.CT_TP_DST,
     }
 )
 
@@ -38,6 +59,19 @@ def flow_text(flow: Flow) -> str:
     return f"{','.join([*head, *_terms(flow.match)])} actions={','.join(body) or 'drop'}"
 
 
+def group_text(group: GroupEntry) -> str:
+    """The group as one line that `ovs-ofctl -O OpenFlow15 add-group` accepts."""
+    words = [f"group_id={group.identifier}", f"type={group.type.name.lower()}"]
+    if group.selection is not None:
+        words.append(f"selection_method={group.selection.value}")
+    if group.hash_fields:
+        words.append(f"fields({','.join(field.name for field in sorted(group.hash_fields))})")
+    for bucket in group.buckets:
+        actions = ",".join(action_text(action) for action in bucket.actions)
+        words.append(f"bucket=bucket_id:{bucket.identifier},weight:{bucket.weight},actions={actions}")
+    return ",".join(words)
+
+
 def match_text(match: Match) -> str:
     """The match alone, empty if it matches everything."""
     return ",".join(_terms(match))
@@ -46,6 +80,12 @@ def match_text(match: Match) -> str:
 def action_text(action: Action) -> str:
     """One action."""
     match action:
+        case Track():
+            return _track(action)
+        case Resubmit(table):
+            return f"resubmit(,{table})"
+        case Learn():
+            return _learn(action)
         case Output(port):
             return _PORT_NAMES.get(port, f"output:{port}")
         case SetField(field, value, mask):
@@ -58,6 +98,34 @@ def action_text(action: Action) -> str:
             return f"meter:{identifier}"
         case Unknown(data):
             return f"unknown:{data.hex()}"
+
+
+def _track(action: Track) -> str:
+    words = ["commit"] if action.commit else []
+    if action.table is not None:
+        words.append(f"table={action.table}")
+    words.append(f"zone={action.zone}")
+    if action.nat is not None:
+        words.append(_nat(action.nat))
+    if action.mark is not None:
+        words.append(f"exec(set_field:{action.mark:#x}->ct_mark)")
+    return f"ct({','.join(words)})"
+
+
+def _nat(nat: Nat) -> str:
+    if nat.address is None:
+        return "nat"
+    port = "" if nat.port is None else f":{nat.port}"
+    return f"nat({'src' if nat.source else 'dst'}={nat.address}{port})"
+
+
+def _learn(action: Learn) -> str:
+    words = [f"table={action.table}", f"idle_timeout={action.idle_s}", f"priority={action.priority}"]
+    words += [f"cookie={action.cookie:#x}", f"{fields.ETH_TYPE.name}=0x800"]
+    words += [f"{field.name}[]" for field in action.same]
+    words += [f"{field.name}={_number(field, value)}" for field, value in action.values]
+    words += [f"load:{value:#x}->{field.name}[]" for field, value in action.writes]
+    return f"learn({','.join(words)})"
 
 
 def _terms(match: Match) -> list[str]:

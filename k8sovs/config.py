@@ -73,6 +73,15 @@ class Datapath(Enum):
     """Userspace: where there is no module."""
 
 
+class ServiceProxy(Enum):
+    """Who translates the addresses of Services."""
+
+    OVS = "ovs"
+    """The switch."""
+    KUBE_PROXY = "kube-proxy"
+    """The node's kernel, told by kube-proxy or something like it."""
+
+
 def _setting(text: str, default: object = MISSING) -> typing.Any:  # noqa: ANN401 - dataclasses.field is typed so
     if default is MISSING:
         return dataclasses.field(metadata={"help": text})
@@ -134,6 +143,7 @@ class HostSettings(StoreSettings):
     datapath: Datapath = _setting("auto, system (kernel module) or netdev (userspace)", Datapath.AUTO)
     bridge: str = _setting("name of the bridge", "br0")
     vxlan_port: Port = _setting("UDP port of VXLAN", 4789)
+    service_proxy: ServiceProxy = _setting("who handles Services: ovs or kube-proxy", ServiceProxy.KUBE_PROXY)
     mtu: int = _setting("MTU of pods; 0: that of the underlay less 50 bytes", 0)
     state_dir: Path = _setting("where the last good snapshot is kept", Path("/var/lib/k8sovs"))
     accept_unsolicited: bool = _setting("let the underlay open connections into the overlay", False)

@@ -10,14 +10,12 @@ from __future__ import annotations
 from flows.openflow.decode import Decoder, Received
 from flows.openflow.encode import encode
 from flows.openflow.messages import (
-    Bucket,
     Error,
     FlowMod,
     FlowPurge,
+    FlushConnections,
     GroupCommand,
-    GroupEntry,
     GroupMod,
-    GroupType,
     InstalledFlow,
     MeterEntry,
     TableStats,
@@ -25,15 +23,13 @@ from flows.openflow.messages import (
 from flows.openflow.wire import OpenFlowError
 
 __all__ = [
-    "Bucket",
     "Decoder",
     "Error",
     "FlowMod",
     "FlowPurge",
+    "FlushConnections",
     "GroupCommand",
-    "GroupEntry",
     "GroupMod",
-    "GroupType",
     "InstalledFlow",
     "MeterEntry",
     "OpenFlowError",

@@ -10,7 +10,8 @@ from collections.abc import Iterator, Sequence
 from struct import Struct
 from typing import assert_never
 
-from flows.actions import Action, CopyField, Group, Meter, Output, SetField, Unknown
+from flows.actions import Action, CopyField, Group, Learn, Meter, Output, Resubmit, SetField, Track, Unknown
+from flows.openflow.nicira import decode_nicira, encode_learn, encode_resubmit, encode_track
 from flows.openflow.oxm import decode_oxm, decode_oxm_header, encode_oxm, encode_oxm_header
 from flows.openflow.wire import ActionType, InstructionType, OpenFlowError, padding
 
@@ -39,6 +40,12 @@ def encode_action(action: Action) -> bytes:
             return _IDENTIFIER.pack(ActionType.GROUP, _IDENTIFIER.size, identifier)
         case Meter(identifier):
             return _IDENTIFIER.pack(ActionType.METER, _IDENTIFIER.size, identifier)
+        case Track():
+            return encode_track(action)
+        case Resubmit():
+            return encode_resubmit(action)
+        case Learn():
+            return encode_learn(action)
         case Unknown():
             raise OpenFlowError("an action that somebody else gave to the switch cannot be sent as ours")
         case _:
@@ -115,4 +122,6 @@ def _decode_action(kind: int, data: bytes) -> Action:
         return Group(_IDENTIFIER.unpack(data)[2])
     if kind == ActionType.METER and len(data) == _IDENTIFIER.size:
         return Meter(_IDENTIFIER.unpack(data)[2])
+    if kind == ActionType.EXPERIMENTER and len(data) >= 16:
+        return decode_nicira(data)
     return Unknown(data)

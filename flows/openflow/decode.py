@@ -9,11 +9,12 @@ from struct import error as StructError
 from typing import TypeVar
 
 from flows.actions import Action, Unknown
+from flows.fields import Field
 from flows.flow import Flow, Source
+from flows.group import Bucket, GroupEntry, GroupType, Selection
 from flows.openflow.actions import decode_actions, decode_instructions
 from flows.openflow.messages import (
     BarrierReply,
-    Bucket,
     BundleControl,
     BundleControlType,
     BundleFlags,
@@ -24,9 +25,7 @@ from flows.openflow.messages import (
     FlowDescReply,
     GroupCounters,
     GroupDescReply,
-    GroupEntry,
     GroupStatsReply,
-    GroupType,
     Hello,
     InstalledFlow,
     MeterDescReply,
@@ -40,11 +39,12 @@ from flows.openflow.messages import (
     TableStatsReply,
 )
 from flows.openflow.messages import Unknown as UnknownMessage
-from flows.openflow.oxm import decode_match
+from flows.openflow.oxm import decode_match, decode_oxm
 from flows.openflow.wire import (
     HEADER,
     MULTIPART,
     MULTIPART_MORE,
+    NETRONOME,
     VERSION,
     MessageType,
     MultipartType,
@@ -73,6 +73,9 @@ _GROUP = Struct("!HBxIH6x")  # length, type, group, length of buckets
 _GROUP_COUNTERS = Struct("!H2xII4xQQ")  # length, group, references, packets, bytes
 _BUCKET = Struct("!HHI")  # length, length of actions, bucket
 _PROPERTY = Struct("!HH")
+_EXPERIMENTER = 0xFFFF
+_SELECTION = Struct("!HHII4x16sQ")  # property, length, experimenter, its type, method, parameter; the fields follow
+_SELECTIONS = {method.value for method in Selection}
 _WEIGHT = Struct("!4xH")
 _METER = Struct("!HHI")  # length, flags, meter
 _METER_BAND = Struct("!HHII")  # type, length, rate, burst
@@ -238,7 +241,28 @@ def _group(data: bytes, offset: int, end: int) -> GroupEntry:
     begin = offset + _GROUP.size
     if begin + length > end:
         raise OpenFlowError(f"group {identifier} claims {length} bytes of buckets")
-    return GroupEntry(identifier, GroupType(kind), _items(data[begin : begin + length], _bucket))
+    buckets = _items(data[begin : begin + length], _bucket)
+    return GroupEntry(identifier, GroupType(kind), buckets, *_selection(data, begin + length, end))
+
+
+def _selection(data: bytes, offset: int, end: int) -> tuple[Selection | None, frozenset[Field]]:
+    """How a group chooses, out of its properties; None if it does not say, or in words that we do not use."""
+    while offset + _SELECTION.size <= end:
+        kind, length, experimenter, _, method, _ = _SELECTION.unpack_from(data, offset)
+        after = offset + length
+        if length < _PROPERTY.size or after > end:
+            raise OpenFlowError(f"a property of a group claims to be {length} bytes long")
+        name = method.partition(b"\0")[0].decode(errors="replace")
+        if (kind, experimenter) == (_EXPERIMENTER, NETRONOME) and name in _SELECTIONS:
+            return Selection(name), frozenset(_fields(data, offset + _SELECTION.size, after))
+        offset = after + padding(length)
+    return None, frozenset()
+
+
+def _fields(data: bytes, offset: int, end: int) -> Iterator[Field]:
+    while offset < end:
+        field, _, _, offset = decode_oxm(data, offset, end)
+        yield field
 
 
 def _bucket(data: bytes, offset: int, end: int) -> Bucket:

@@ -7,11 +7,11 @@ from struct import error as StructError
 from typing import assert_never
 
 from flows.flow import Flow
+from flows.group import Bucket, GroupEntry, GroupType
 from flows.match import Match
 from flows.openflow.actions import encode_actions, encode_instructions
 from flows.openflow.messages import (
     BarrierRequest,
-    Bucket,
     BundleAdd,
     BundleControl,
     EchoReply,
@@ -21,11 +21,11 @@ from flows.openflow.messages import (
     FlowDescRequest,
     FlowMod,
     FlowPurge,
+    FlushConnections,
     GroupCommand,
     GroupDescRequest,
     GroupMod,
     GroupStatsRequest,
-    GroupType,
     Hello,
     MeterCommand,
     MeterDescRequest,
@@ -35,7 +35,7 @@ from flows.openflow.messages import (
     Request,
     TableStatsRequest,
 )
-from flows.openflow.oxm import encode_match
+from flows.openflow.oxm import encode_match, encode_oxm
 from flows.openflow.wire import (
     ALL_BUCKETS,
     ALL_GROUPS,
@@ -43,11 +43,14 @@ from flows.openflow.wire import (
     ANY,
     HEADER,
     MULTIPART,
+    NETRONOME,
+    NICIRA,
     NO_BUFFER,
     VERSION,
     MessageType,
     MultipartType,
     OpenFlowError,
+    padding,
 )
 
 _HELLO_VERSIONS = Struct("!HHI")  # element type 1, length, bitmap of versions
@@ -56,6 +59,16 @@ _FLOW_MOD = Struct("!QQBBHHHIIIHH")
 _GROUP_MOD = Struct("!HBxIH2xI")  # command, type, group, length of buckets, command bucket
 _BUCKET = Struct("!HHI")  # length, length of actions, bucket
 _BUCKET_WEIGHT = Struct("!HHHxx")  # property type 0, length, weight
+_EXPERIMENTER = 0xFFFF
+_SELECTION = Struct("!HHII4x16sQ")  # property, length, experimenter, its type, method, parameter; the fields follow
+_SELECTION_METHOD = 1
+_FLUSH = Struct("!IIB7x")  # experimenter, type, protocol
+_CT_FLUSH = 32
+_FLUSH_TUPLE = Struct("!HH4x")  # property, length
+_FLUSH_ANSWERS, _FLUSH_ZONE = 1, 2
+_FLUSH_SOURCE, _FLUSH_SOURCE_PORT = 0, 2  # within a tuple
+_FLUSH_ADDRESS = Struct("!HH10x6s4x")  # property, length without the padding, an IPv4 address as IPv6 writes it
+_FLUSH_NUMBER = Struct("!HHHxx")  # property, length, number
 _METER_MOD = Struct("!HHI")  # command, flags, meter
 _METER_FLAGS = 0b1110  # packets per second, with a burst, count
 _METER_DROP_BAND = Struct("!HHII4x")  # band type 1, length, rate, burst
@@ -88,10 +101,23 @@ def _body(message: Request, xid: int) -> tuple[MessageType, bytes]:
             return MessageType.FLOW_MOD, _flow_purge(message)
         case GroupMod():
             return MessageType.GROUP_MOD, _group_mod(message)
+        case FlushConnections():
+            return MessageType.EXPERIMENTER, _flush(message)
         case MeterMod():
             return MessageType.METER_MOD, _meter_mod(message)
         case BundleControl(bundle, kind, flags):
             return MessageType.BUNDLE_CONTROL, _BUNDLE_CONTROL.pack(bundle, kind, flags)
+        case Hello() | EchoRequest() | EchoReply() | FeaturesRequest() | BarrierRequest():
+            return _courtesy(message)
+        case _:
+            return MessageType.MULTIPART_REQUEST, _multipart(message)
+
+
+def _courtesy(
+    message: Hello | EchoRequest | EchoReply | FeaturesRequest | BarrierRequest,
+) -> tuple[MessageType, bytes]:
+    """What changes nothing in the switch."""
+    match message:
         case Hello(versions):
             bitmap = sum(1 << version for version in versions)
             return MessageType.HELLO, _HELLO_VERSIONS.pack(1, _HELLO_VERSIONS.size, bitmap)
@@ -103,8 +129,6 @@ def _body(message: Request, xid: int) -> tuple[MessageType, bytes]:
             return MessageType.FEATURES_REQUEST, b""
         case BarrierRequest():
             return MessageType.BARRIER_REQUEST, b""
-        case _:
-            return MessageType.MULTIPART_REQUEST, _multipart(message)
 
 
 def _flow_mod(message: FlowMod) -> bytes:
@@ -134,7 +158,26 @@ def _group_mod(message: GroupMod) -> bytes:
     buckets = b""
     if message.command is not GroupCommand.DELETE:
         buckets = b"".join(_bucket(bucket, group.type) for bucket in group.buckets)
-    return _GROUP_MOD.pack(message.command, group.type, group.identifier, len(buckets), ALL_BUCKETS) + buckets
+    head = _GROUP_MOD.pack(message.command, group.type, group.identifier, len(buckets), ALL_BUCKETS)
+    selects = group.selection is not None and message.command is not GroupCommand.DELETE
+    return head + buckets + (_selection(group) if selects else b"")
+
+
+def _selection(group: GroupEntry) -> bytes:
+    method = group.selection.value.encode() if group.selection else b""
+    # Which bits of a field count: all.
+    chosen = b"".join(encode_oxm(field, field.all_ones, None) for field in sorted(group.hash_fields))
+    length = _SELECTION.size + len(chosen)
+    head = _SELECTION.pack(_EXPERIMENTER, length, NETRONOME, _SELECTION_METHOD, method, 0)
+    return (head + chosen).ljust(length + padding(length), b"\0")
+
+
+def _flush(message: FlushConnections) -> bytes:
+    address = _FLUSH_ADDRESS.pack(_FLUSH_SOURCE, _FLUSH_ADDRESS.size - 4, b"\xff\xff" + message.address.packed)
+    port = _FLUSH_NUMBER.pack(_FLUSH_SOURCE_PORT, _FLUSH_NUMBER.size, message.port)
+    answers = _FLUSH_TUPLE.pack(_FLUSH_ANSWERS, _FLUSH_TUPLE.size + len(address) + len(port)) + address + port
+    zone = _FLUSH_NUMBER.pack(_FLUSH_ZONE, _FLUSH_NUMBER.size, message.zone)
+    return _FLUSH.pack(NICIRA, _CT_FLUSH, message.protocol) + answers + zone
 
 
 def _bucket(bucket: Bucket, group: GroupType) -> bytes:

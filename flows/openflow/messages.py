@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import IntEnum, IntFlag
+from ipaddress import IPv4Address
 from typing import Generic, TypeVar
 
-from flows.actions import Action
 from flows.flow import Flow, FlowKey
+from flows.group import GroupEntry
 from flows.openflow.error_names import error_name
 from flows.openflow.wire import ALL_TABLES, VERSION
 
@@ -114,33 +115,6 @@ class FlowPurge:
     table: int = ALL_TABLES
 
 
-class GroupType(IntEnum):
-    """Section 7.3.4.3, `ofp_group_type`."""
-
-    ALL = 0
-    SELECT = 1
-    INDIRECT = 2
-    FAST_FAILOVER = 3
-
-
-@dataclass(frozen=True, slots=True)
-class Bucket:
-    """One set of actions of a group; `weight` is its share in a select group and must be 0 in any other."""
-
-    identifier: int
-    actions: tuple[Action, ...]
-    weight: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class GroupEntry:
-    """A group: a packet sent to it goes to one or all of its buckets, by type."""
-
-    identifier: int
-    type: GroupType
-    buckets: tuple[Bucket, ...]
-
-
 class GroupCommand(IntEnum):
     """Section 7.3.4.3, `ofp_group_mod_command`; the third is Open vSwitch's own, from its version 2.6 on."""
 
@@ -156,6 +130,19 @@ class GroupMod:
 
     command: GroupCommand
     group: GroupEntry
+
+
+@dataclass(frozen=True, slots=True)
+class FlushConnections:
+    """Forget the tracked connections of `zone` whose answers come from `address` and `port` (`NXT_CT_FLUSH`).
+
+    Open vSwitch has this from 3.1 on.
+    """
+
+    zone: int
+    protocol: int
+    address: IPv4Address
+    port: int
 
 
 class MeterCommand(IntEnum):
@@ -379,6 +366,7 @@ Request = (
     | MeterMod
     | BundleControl
     | BundleAdd
+    | FlushConnections
     | MultipartRequest
 )
 Reply = (

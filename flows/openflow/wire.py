@@ -28,6 +28,7 @@ class MessageType(IntEnum):
     ERROR = 1
     ECHO_REQUEST = 2
     ECHO_REPLY = 3
+    EXPERIMENTER = 4
     FEATURES_REQUEST = 5
     FEATURES_REPLY = 6
     PORT_STATUS = 12
@@ -61,6 +62,23 @@ class ActionType(IntEnum):
     SET_FIELD = 25
     COPY_FIELD = 28
     METER = 29
+    EXPERIMENTER = 0xFFFF
+
+
+NICIRA = 0x2320
+"""The experimenter whose extensions Open vSwitch speaks (`NX_VENDOR_ID`)."""
+
+NETRONOME = 0x154D
+"""The experimenter of the selection methods of groups (`NTR_VENDOR_ID`)."""
+
+
+class NiciraAction(IntEnum):
+    """Open vSwitch's own actions (ovs-actions(7))."""
+
+    RESUBMIT_TABLE = 14
+    LEARN = 16
+    CT = 35
+    NAT = 36
 
 
 class InstructionType(IntEnum):

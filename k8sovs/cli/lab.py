@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from k8sovs.cli.table import print_table
+from k8sovs.config import ServiceProxy
 from k8sovs.lab.layout import (
     ASSETS_VARIABLE,
     DEFAULT_HOST_SUBNET_LENGTH,
@@ -65,6 +66,12 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     )
     up.add_argument("--etcd-members", type=int, default=1, metavar="N", help="how many members etcd has (default: 1)")
     up.add_argument("--edge", type=int, default=0, metavar="N", help="how many edge hosts (default: 0), with a client")
+    up.add_argument(
+        "--service-proxy",
+        choices=[proxy.value for proxy in ServiceProxy],
+        default=ServiceProxy.KUBE_PROXY.value,
+        help=f"who handles Services (default: {ServiceProxy.KUBE_PROXY.value}, which nobody starts)",
+    )
     command("down", _down, "remove a lab and all that is left of it")
     command("status", _status, "nodes, controllers, etcd, and their processes")
     command("env", _env, "shell commands that point etcdctl and kubectl at the lab")
@@ -145,6 +152,7 @@ def _up(arguments: argparse.Namespace) -> int:
         arguments.host_subnet_length,
         arguments.etcd_members,
         arguments.edge,
+        ServiceProxy(arguments.service_proxy),
     )
     up(lab, lambda text: print(f"lab: {text}", file=sys.stderr, flush=True))
     print(f"lab: '{lab.name}' is up; next: k8sovs lab pod add NAMESPACE/NAME --name {lab.name}", file=sys.stderr)

@@ -134,6 +134,7 @@ def agent(lab: Lab, node: NodeLayout, datapath: Datapath) -> Daemon:
         K8SOVS_CNI_BIN_DIR=str(node.cni_bin_dir),
         K8SOVS_STATE_DIR=str(node.state_dir),
         K8SOVS_DATAPATH=datapath.value,
+        K8SOVS_SERVICE_PROXY=lab.service_proxy.value,
         K8SOVS_METRICS_ADDRESS=f"127.0.0.1:{METRICS_PORT}",
     )
 
@@ -150,6 +151,7 @@ def edge_agent(lab: Lab, edge: NodeLayout, datapath: Datapath) -> Daemon:
         K8SOVS_OVS_RUNDIR=str(edge.ovs_rundir),
         K8SOVS_STATE_DIR=str(edge.state_dir),
         K8SOVS_DATAPATH=datapath.value,
+        K8SOVS_SERVICE_PROXY=lab.service_proxy.value,
         K8SOVS_METRICS_ADDRESS=f"127.0.0.1:{METRICS_PORT}",
         NOTIFY_SOCKET=str(edge.notify_socket),
     )

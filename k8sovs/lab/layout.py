@@ -15,6 +15,8 @@ from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 from zlib import crc32
 
+from k8sovs.config import ServiceProxy
+
 RUN_ROOT = Path("/run/k8sovs-lab")
 NETNS_ROOT = Path("/run/netns")
 OWNER_VARIABLE = "K8SOVS_LAB_DIR"
@@ -139,6 +141,8 @@ class Lab:
     etcd_members: int = 1
     edges: int = 0
     """Hosts outside Kubernetes, for load balancers."""
+    service_proxy: ServiceProxy = ServiceProxy.KUBE_PROXY
+    """who handles Services on the nodes"""
 
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name):
@@ -269,4 +273,5 @@ def load(directory: Path) -> Lab:
         told["host_subnet_length"],
         told["etcd_members"],
         told["edges"],
+        ServiceProxy(told["service_proxy"]),
     )

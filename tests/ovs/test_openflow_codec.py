@@ -12,11 +12,12 @@ from hypothesis import strategies as st
 
 from agent.switch import Switch
 from flows import fields
-from flows.actions import IN_PORT, Action, CopyField, Group, Meter, Output, SetField
+from flows.actions import IN_PORT, Action, CopyField, Group, Learn, Meter, Nat, Output, Resubmit, SetField, Track
 from flows.fields import register
 from flows.flow import Flow, Source
+from flows.group import Bucket, GroupEntry, GroupType, Selection
 from flows.match import Match
-from flows.openflow import Bucket, FlowMod, FlowPurge, GroupCommand, GroupEntry, GroupMod, GroupType, encode
+from flows.openflow import FlowMod, FlowPurge, FlushConnections, GroupCommand, GroupMod, encode
 from flows.openflow.error_names import error_name
 from flows.openflow.messages import (
     BarrierRequest,
@@ -71,6 +72,45 @@ GROUP = GroupEntry(
     (Bucket(0, (Output(256),), 3), Bucket(1, (SetField(fields.ETH_DST, 5), Output(257)), 1)),
 )
 METER = MeterEntry(1, 100, 50)
+BACKEND = Nat(IPv4Address("172.11.4.2"), 8080)
+TRACKED = Flow(
+    52,
+    300,
+    Match.masked(
+        {
+            fields.CT_STATE: (fields.CT_TRACKED, fields.CT_TRACKED | fields.CT_INVALID | fields.CT_DST_NAT),
+            fields.ETH_TYPE: (0x800, 0xFFFF),
+            fields.IP_PROTO: (6, 0xFF),
+            fields.IPV4_DST: (int(IPv4Address("10.96.0.10")), 0xFFFFFFFF),
+            fields.CT_NW_PROTO: (6, 0xFF),
+            fields.CT_TP_DST: (80, 0xFFFF),
+        }
+    ),
+    (Resubmit(54), Track(1, 53, nat=Nat()), Track(1, 53, commit=True, nat=BACKEND, mark=7), Track(2, commit=True)),
+    60,
+    Source.SERVICES,
+)
+LEARNING = Flow(
+    52,
+    301,
+    Match.of({fields.ETH_TYPE: 0x800}),
+    (
+        Learn(
+            *(54, 300, 10800, 0x6B38736F_000000FE),
+            same=(fields.IPV4_SRC,),
+            values=((register(5), 7),),
+            writes=((register(3), 0x01020304), (register(4), 8080)),
+        ),
+        Track(2, 53, commit=True, nat=Nat(IPv4Address("169.254.77.3"), source=True)),
+    ),
+    None,
+    Source.SERVICES,
+)
+CHOOSING = GroupEntry(8, GroupType.SELECT, (Bucket(5, (Track(1, 53, True, BACKEND),), 1),), Selection.DP_HASH)
+HASHING = GroupEntry(
+    *(9, GroupType.SELECT, (Bucket(6, (Track(1, 53, True, BACKEND),), 1),), Selection.HASH),
+    frozenset({fields.ETH_TYPE, fields.IP_PROTO, fields.IPV4_SRC, fields.TCP_SRC}),
+)
 
 PRINTED: list[tuple[str, Request, str]] = [
     ("hello", Hello(), "OFPT_HELLO (OF1.5) (xid=0x5):\n version bitmap: 0x06"),
@@ -113,6 +153,34 @@ PRINTED: list[tuple[str, Request, str]] = [
         GroupMod(GroupCommand.ADD, GROUP),
         "OFPT_GROUP_MOD (OF1.5) (xid=0x5):\n ADD group_id=7,type=select,bucket=bucket_id:0,weight:3,actions=output:256,"
         "bucket=bucket_id:1,actions=set_field:00:00:00:00:00:05->eth_dst,output:257",
+    ),
+    (
+        "conntrack",
+        FlowMod.add(TRACKED),
+        "OFPT_FLOW_MOD (OF1.5) (xid=0x5): ADD table:52 priority=300,ct_state=-inv+trk-dnat,ct_nw_proto=6,ct_tp_dst=80,"
+        "tcp,nw_dst=10.96.0.10 cookie:0x6b38736f00000004 actions=resubmit(,54),ct(table=53,zone=1,nat),"
+        "ct(commit,table=53,zone=1,nat(dst=172.11.4.2:8080),exec(set_field:0x7->ct_mark)),ct(commit,zone=2),"
+        "goto_table:60",
+    ),
+    (
+        "learn",
+        FlowMod.add(LEARNING),
+        "OFPT_FLOW_MOD (OF1.5) (xid=0x5): ADD table:52 priority=301,ip cookie:0x6b38736f00000004 actions="
+        "learn(table=54,idle_timeout=10800,priority=300,cookie=0x6b38736f000000fe,eth_type=0x800,NXM_OF_IP_SRC[],reg5=0x7,"
+        "load:0x1020304->NXM_NX_REG3[],load:0x1f90->NXM_NX_REG4[]),"
+        "ct(commit,table=53,zone=2,nat(src=169.254.77.3))",
+    ),
+    (
+        "group-by-the-datapaths-hash",
+        GroupMod(GroupCommand.ADD_OR_MODIFY, CHOOSING),
+        "OFPT_GROUP_MOD (OF1.5) (xid=0x5):\n ADD_OR_MOD group_id=8,type=select,selection_method=dp_hash,"
+        "bucket=bucket_id:5,actions=ct(commit,table=53,zone=1,nat(dst=172.11.4.2:8080))",
+    ),
+    (
+        "flush",
+        FlushConnections(1, 17, IPv4Address("172.11.4.2"), 8080),
+        "NXT_CT_FLUSH (OF1.5) (xid=0x5): zone=1 'ct_nw_src=::,ct_nw_dst=::,ct_tp_src=0,ct_tp_dst=0,ct_nw_proto=17' "
+        "'ct_nw_src=172.11.4.2,ct_nw_dst=::,ct_tp_src=8080,ct_tp_dst=0'",
     ),
     (
         "group-delete",
@@ -207,6 +275,32 @@ def test_a_switch_gives_back_groups_and_meters_in_flows(switch: OpenVswitch, act
         await bridge.set_meter(METER)
         flow = Flow(1, 1, Match(), (action,), None, Source.NODE)
         await bridge.commit([FlowPurge(), GroupMod(GroupCommand.ADD_OR_MODIFY, GROUP), FlowMod.add(flow)])
+        assert [one.flow for one in await bridge.dump_flows()] == [flow]
+        running.cancel()
+
+    asyncio.run(there_and_back())
+
+
+@pytest.mark.parametrize("group", [GROUP, CHOOSING, HASHING], ids=["weights", "dp_hash", "hash"])
+def test_a_switch_gives_back_groups_as_they_were_given(switch: OpenVswitch, group: GroupEntry) -> None:
+    async def there_and_back() -> None:
+        bridge = Switch(str(switch.mgmt("br0")))
+        running = asyncio.create_task(bridge.run())
+        await bridge.wait_connected()
+        await bridge.commit([FlowPurge(), GroupMod(GroupCommand.ADD_OR_MODIFY, group)])
+        assert group in [one.group for one in await bridge.dump_groups()]
+        running.cancel()
+
+    asyncio.run(there_and_back())
+
+
+@pytest.mark.parametrize("flow", [TRACKED, LEARNING], ids=["ct", "learn"])
+def test_a_switch_gives_back_its_own_actions_as_they_were_given(switch: OpenVswitch, flow: Flow) -> None:
+    async def there_and_back() -> None:
+        bridge = Switch(str(switch.mgmt("br0")))
+        running = asyncio.create_task(bridge.run())
+        await bridge.wait_connected()
+        await bridge.commit([FlowPurge(), FlowMod.add(flow)])
         assert [one.flow for one in await bridge.dump_flows()] == [flow]
         running.cancel()
 

@@ -16,8 +16,9 @@ from flows.actions import LOCAL, Group, Output, SetField
 from flows.diff import AddFlow, DeleteFlow
 from flows.fields import register
 from flows.flow import Flow, Source
+from flows.group import Bucket, GroupEntry, GroupType
 from flows.match import Match
-from flows.openflow import Bucket, FlowMod, FlowPurge, GroupCommand, GroupEntry, GroupMod, GroupType
+from flows.openflow import FlowMod, FlowPurge, GroupCommand, GroupMod
 from flows.openflow.messages import BundleAdd, BundleControl, BundleControlType, MeterEntry
 from tests.support.openvswitch import OpenVswitch
 

@@ -7,11 +7,12 @@ semantics once more, slow and obvious, for comparing.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, IPv4Network
 
 from hypothesis import strategies as st
 
+from flows.service import Service, ServiceProxy
 from flows.snapshot import Attachment, Mode, Node, Peer, Snapshot, Tenancy
 from flows.tables import FIRST_POD_PORT
 
@@ -44,6 +45,8 @@ class World:
     mode: Mode
     nodes: int
     pods: tuple[Pod, ...]
+    services: tuple[Service, ...] | None = None
+    """those that the switch handles; None: kube-proxy handles them"""
 
     def snapshot(self, node: int) -> Snapshot:
         """All that node number `node` knows."""
@@ -58,6 +61,8 @@ class World:
             peers=frozenset(
                 Peer(node_address(other), subnet_of(other)) for other in range(self.nodes) if other != node
             ),
+            service_proxy=ServiceProxy.KUBE_PROXY if self.services is None else ServiceProxy.OVS,
+            services={service.key: _seen_from(node, service) for service in self.services or ()},
         )
 
     def reaches(self, sender: Pod, receiver: Pod) -> bool:
@@ -70,6 +75,21 @@ class World:
     def pairs(self) -> Iterator[tuple[Pod, Pod]]:
         """Every pod with every pod, itself included."""
         return ((sender, receiver) for sender in self.pods for receiver in self.pods)
+
+
+def _seen_from(node: int, service: Service) -> Service:
+    """A Service whose endpoints know whether they are on `node`."""
+    homes = (subnet_of(node), IPv4Network(node_address(node)))
+    ports = tuple(
+        replace(
+            port,
+            endpoints=tuple(
+                replace(one, local=any(one.backend.address in home for home in homes)) for one in port.endpoints
+            ),
+        )
+        for port in service.ports
+    )
+    return replace(service, ports=ports)
 
 
 def node_address(node: int) -> IPv4Address:

@@ -23,18 +23,18 @@ def test_what_came_before_makes_no_difference(history: list[World]) -> None:
     for world in history:
         parts = desired.parts(world.snapshot(0))
         assert {key: flow for part in parts.values() for key, flow in part.items()} == desired_flows(world.snapshot(0))
-        assert all(flow.source is source for source, part in parts.items() for flow in part.values())
+        assert all(flow.source is source for (source, _), part in parts.items() for flow in part.values())
 
 
 def test_a_part_whose_input_stays_is_the_same_object() -> None:
     desired = DesiredFlows()
     before, after = desired.parts(SNAPSHOT), desired.parts(FEWER_PODS)
-    assert [source for source in Source if before[source] is not after[source]] == [Source.ATTACHMENTS]
+    assert [name for name in before if before[name] is not after[name]] == [(Source.ATTACHMENTS, 0)]
 
 
 def test_the_flows_of_a_pod_that_stays_are_the_same_objects() -> None:
     desired = DesiredFlows()
-    few, many = desired.parts(FEWER_PODS)[Source.ATTACHMENTS], desired.parts(SNAPSHOT)[Source.ATTACHMENTS]
+    few, many = (desired.parts(one)[Source.ATTACHMENTS, 0] for one in (FEWER_PODS, SNAPSHOT))
     assert few.keys() < many.keys()
     assert changed_keys(few, many) == many.keys() - few.keys()
 

@@ -5,16 +5,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from ipaddress import IPv4Address
 from pathlib import Path
 
-from flows.desired import desired_flows
+from flows.desired import desired_flows, desired_rules
+from flows.flow import Flow
+from flows.group import GroupEntry
 from flows.snapshot import Mode, Tenancy
 from flows.tables import RULE_VERSION, TABLES
-from flows.text import flow_text
+from flows.text import flow_text, group_text
+from tests.support.services import examples
 from tests.support.worlds import Pod, World, tenant
 
 GOLDEN = Path(__file__).parent / "golden" / "pipeline.txt"
+GOLDEN_SERVICES = GOLDEN.with_name("services.txt")
 
 WORLD = World(
     Mode.MULTITENANT,
@@ -34,19 +39,38 @@ If that was not intended, the difference below is the defect. If it was:
   3. read its difference as a reviewer would, and bring docs/pipeline.md up to date."""
 
 
+def rendered_services() -> str:
+    """The same for what Services of every kind add to it, then the groups."""
+    with_services, without = (
+        desired_rules(replace(WORLD, services=found).snapshot(0)).values() for found in (examples(), None)
+    )
+    added = [rule for rule in with_services if rule not in without]
+    groups = sorted(group_text(rule) for rule in added if isinstance(rule, GroupEntry))
+    flows = _by_table([rule for rule in added if isinstance(rule, Flow)])
+    return "\n".join([f"# rule version {RULE_VERSION}", *flows, "", "# groups", *groups]) + "\n"
+
+
 def rendered() -> str:
     """The golden file as it should be: the rule version, then every flow under its table."""
     flows = list(desired_flows(WORLD.snapshot(0)).values())
-    lines = [f"# rule version {RULE_VERSION}"]
+    return "\n".join([f"# rule version {RULE_VERSION}", *_by_table(flows)]) + "\n"
+
+
+def _by_table(flows: list[Flow]) -> list[str]:
+    lines: list[str] = []
     for table in TABLES:
         lines += ["", f"# {table.name}"]
         ours = sorted((flow for flow in flows if flow.table == table.number), key=lambda flow: -flow.priority)
         lines += [flow_text(flow) for flow in ours]
-    return "\n".join(lines) + "\n"
+    return lines
 
 
 def test_the_pipeline_is_the_one_that_was_agreed_on() -> None:
     assert rendered() == GOLDEN.read_text(), WHAT_TO_DO
+
+
+def test_what_services_add_is_what_was_agreed_on() -> None:
+    assert rendered_services() == GOLDEN_SERVICES.read_text(), WHAT_TO_DO
 
 
 def test_flow_texts_show_ports_addresses_and_registers_as_people_write_them() -> None:
@@ -62,3 +86,4 @@ if __name__ == "__main__":
     if GOLDEN.exists() and GOLDEN.read_text().startswith(f"# rule version {RULE_VERSION}\n"):
         raise SystemExit(f"raise RULE_VERSION first: {GOLDEN} is of version {RULE_VERSION} already")
     GOLDEN.write_text(rendered())
+    GOLDEN_SERVICES.write_text(rendered_services())

@@ -10,18 +10,43 @@ import pytest
 from hypothesis import given, settings
 
 from flows import fields
-from flows.actions import SetField
+from flows.actions import SetField, Track
 from flows.desired import desired_flows
 from flows.flow import Flow, Source
 from flows.match import Match
 from flows.pipeline import peer_flows, pod_flows
+from flows.service import Service, ServiceProxy
 from flows.snapshot import Attachment, Mode, Peer, Tenancy
-from flows.tables import ASKER, DELIVER, POD_IN, SOURCE_VNI, TABLES, TO_NODE, Priority
+from flows.tables import (
+    ASKER,
+    BACKEND,
+    BALANCE,
+    BALANCED,
+    CHOSEN_ADDRESS,
+    CHOSEN_PORT,
+    DELIVER,
+    EGRESS,
+    NODE_PORT,
+    POD_IN,
+    REPLY,
+    SERVICE,
+    SERVICE_IN,
+    SOURCE_VNI,
+    TABLES,
+    TO_NODE,
+    Priority,
+)
+from flows.text import match_text
+from tests.support.services import examples, services
 from tests.support.worlds import Pod, World, gateway_of, node_address, subnet_of, tenant, worlds
 
 varied = settings(max_examples=40, deadline=None, database=None)
 BY_NUMBER = {table.number: table for table in TABLES}
 PORT_FIELDS = {fields.TCP_SRC, fields.TCP_DST, fields.UDP_SRC, fields.UDP_DST}
+SERVICE_TABLES = (SERVICE_IN, NODE_PORT, REPLY, EGRESS)
+SERVICE_REGISTERS = {SERVICE, CHOSEN_ADDRESS, CHOSEN_PORT, BALANCED}
+AGAIN = {(BALANCE.number, BALANCE.number), (BACKEND.number, BALANCE.number)}
+"""Where a packet goes after connection tracking that is no step forward: once, with its backend's address."""
 
 
 def flows_of(world: World) -> list[Flow]:
@@ -33,10 +58,6 @@ def test_tables_are_listed_in_the_order_of_their_numbers_and_names_are_unique() 
     assert len({table.name for table in TABLES}) == len(TABLES)
 
 
-def test_a_number_is_kept_for_services_between_arp_and_route() -> None:
-    assert 50 not in BY_NUMBER
-
-
 @varied
 @given(worlds())
 def test_every_goto_is_one_that_its_table_declares(world: World) -> None:
@@ -46,9 +67,17 @@ def test_every_goto_is_one_that_its_table_declares(world: World) -> None:
 
 
 def test_every_declared_goto_is_taken() -> None:
-    world = World(Mode.MULTITENANT, 2, (Pod(0, 0, tenant(10)),))
-    taken = {(flow.table, flow.goto) for flow in flows_of(world) if flow.goto is not None}
-    assert taken == {(table.number, following.number) for table in TABLES for following in table.next}
+    world = World(Mode.MULTITENANT, 2, (Pod(0, 0, tenant(10)),), examples())
+    by_kube_proxy = replace(world.snapshot(0), service_proxy=ServiceProxy.KUBE_PROXY)
+    flows = [*flows_of(world), *desired_flows(by_kube_proxy).values()]
+    taken = {(flow.table, flow.goto) for flow in flows if flow.goto is not None}
+    taken |= {
+        (flow.table, action.table)
+        for flow in flows
+        for action in flow.actions
+        if isinstance(action, Track) and action.table is not None
+    }
+    assert taken - AGAIN == {(table.number, following.number) for table in TABLES for following in table.next}
 
 
 def test_packets_only_move_forward() -> None:
@@ -65,9 +94,9 @@ def test_every_table_ends_in_exactly_one_drop_of_everything(world: World) -> Non
 
 @varied
 @given(worlds())
-def test_no_ports_are_matched_but_for_packets_to_a_node(world: World) -> None:
+def test_no_ports_are_matched_but_for_services_and_packets_to_a_node(world: World) -> None:
     tables = {flow.table for flow in flows_of(world) if any(field in PORT_FIELDS for field, _, _ in flow.match)}
-    assert tables == {TO_NODE.number}
+    assert tables <= {TO_NODE.number} | ({*SERVICE_TABLES} if world.services else set())
 
 
 @varied
@@ -75,7 +104,7 @@ def test_no_ports_are_matched_but_for_packets_to_a_node(world: World) -> None:
 def test_only_named_registers_are_used(world: World) -> None:
     touched = {field for flow in flows_of(world) for field, _, _ in flow.match}
     touched |= {action.field for flow in flows_of(world) for action in flow.actions if isinstance(action, SetField)}
-    assert {field for field in touched if field.name.startswith("reg")} <= {SOURCE_VNI, ASKER}
+    assert {field for field in touched if field.name.startswith("reg")} <= {SOURCE_VNI, ASKER, *SERVICE_REGISTERS}
 
 
 @varied
@@ -109,7 +138,7 @@ def test_a_pod_of_a_single_tenant_costs_four_flows() -> None:
 
 
 def test_a_node_costs_three_flows_and_its_pods_none() -> None:
-    assert len(list(peer_flows(Peer(node_address(1), subnet_of(1))))) == 3
+    assert len(list(peer_flows(Peer(node_address(1), subnet_of(1)), ServiceProxy.KUBE_PROXY))) == 3
     alone = World(Mode.MULTITENANT, 2, ())
     crowded = World(Mode.MULTITENANT, 2, tuple(Pod(1, index, tenant(10 + index)) for index in range(20)))
     assert desired_flows(alone.snapshot(0)) == desired_flows(crowded.snapshot(0))
@@ -153,6 +182,17 @@ def test_no_packet_matches_two_flows_of_the_same_table_and_priority(world: World
         ranked.setdefault((flow.table, flow.priority), []).append(flow.match)
     for rivals in ranked.values():
         assert all(disjoint(one, other) for one, other in combinations(rivals, 2))
+
+
+@varied
+@given(services())
+def test_with_services_no_packet_matches_two_flows_of_the_same_rank_either(found: tuple[Service, ...]) -> None:
+    ranked: dict[tuple[int, int], list[Match]] = {}
+    for flow in flows_of(World(Mode.MULTITENANT, 2, (Pod(0, 0, tenant(10)),), found)):
+        ranked.setdefault((flow.table, flow.priority), []).append(flow.match)
+    for rivals in ranked.values():
+        for one, other in combinations(rivals, 2):
+            assert disjoint(one, other), f"{match_text(one)} / {match_text(other)}"
 
 
 def disjoint(one: Match, other: Match) -> bool:
