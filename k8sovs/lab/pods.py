@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any, cast
 
 from k8sovs.kubernetes import (
@@ -82,7 +83,8 @@ class Pods:
         try:
             await self._kubernetes.get(Namespace, name)
         except NotFound:
-            await self._kubernetes.create(cast(Namespace, Namespace.from_dict({"metadata": {"name": name}})))
+            with suppress(AlreadyExists):  # by another pod of it that is being added
+                await self._kubernetes.create(cast(Namespace, Namespace.from_dict({"metadata": {"name": name}})))
 
     async def _wait(self, pod: Pod, enough: Callable[[Pod | None], bool]) -> Pod | None:
         """Wait until `enough` is true of the pod, or of None when it is gone; LabError with the kubelet's last word."""

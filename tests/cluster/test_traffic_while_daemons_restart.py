@@ -84,8 +84,8 @@ def streams(people: dict[str, Member]) -> dict[str, Stream]:
 @pytest.fixture
 def judged(people: dict[str, Member], streams: dict[str, Stream]) -> dict[str, Stream]:
     """With controls that pass through the same switches."""
-    one = people["green/one"]
-    return streams | {"control": one.to(people["green/two"]), "control out": one.to(people["green/three"])}
+    one, two, three = people["green/one"], people["green/two"], people["green/three"]
+    return streams | {"control": one.to(two), "control out": one.to(three), "control in": three.to(two)}
 
 
 @pytest.fixture

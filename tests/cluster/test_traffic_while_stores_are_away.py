@@ -60,6 +60,7 @@ def streams(people: dict[str, Member]) -> dict[str, Stream]:
         "strange far": people["yellow/y"].towards(people["blue/e"]),
         "control": one.to(people["green/two"]),
         "control out": one.to(people["green/three"]),
+        "control in": people["green/three"].to(people["green/two"]),
     }
 
 

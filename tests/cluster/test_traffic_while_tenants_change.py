@@ -65,7 +65,11 @@ BETWEEN = {
 }
 STRANGE_TO_RED = {"yellow to red": ("yellow/y", "red/b"), "red to yellow": ("red/b", "yellow/z")}
 STRANGE = {"yellow to blue": ("yellow/z", "blue/e"), "blue to yellow": ("blue/c", "yellow/y")}
-CONTROLS = {"control": ("green/one", "green/two"), "control out": ("green/one", "green/three")}
+CONTROLS = {
+    "control": ("green/one", "green/two"),
+    "control out": ("green/one", "green/three"),
+    "control in": ("green/three", "green/two"),
+}
 
 
 @pytest.fixture

@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import random
 import shutil
-import signal
 import socket
 import subprocess
 import tempfile
@@ -21,6 +20,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
+
+from tests.support.processes import hanging
 
 START_TIMEOUT_S = 30.0
 COMMAND_TIMEOUT_S = 30.0
@@ -178,13 +179,12 @@ class EtcdServers:
         """A member that neither answers nor closes a connection while the block runs."""
         process = self._processes[member]
         assert process is not None, f"member {member} is not running"
-        process.send_signal(signal.SIGSTOP)
         self._frozen.add(member)
         try:
-            yield
+            with hanging(process.pid):
+                yield
         finally:
             self._frozen.remove(member)
-            process.send_signal(signal.SIGCONT)
 
     def pid(self, member: int = 0) -> int:
         """The process id of a running member."""
