@@ -25,7 +25,8 @@ EVERYWHERE = IPv4Network("0.0.0.0/0")
 DELETION_GROUP = 0x6B38736F
 """Link group ("k8so") that our links join only to be deleted together."""
 
-_DELETIONS_PER_REQUEST = 256
+_DELETIONS_PER_REQUEST = 128
+"""The kernel queues an answer for each before we read the first: a socket's usual 208 KiB hold some 220 of them."""
 
 
 class LinkError(Exception):

@@ -211,6 +211,11 @@ async def test_deleting_a_link_that_is_gone_is_no_error(links: Links) -> None:
     await links.delete_links(["k8ogone"])
 
 
+async def test_a_whole_nodes_links_are_deleted_at_once(links: Links) -> None:
+    """The kernel answers for all of a request before any answer is read: they must fit the socket."""
+    await links.delete_links([f"k8o{number}" for number in range(1000)])
+
+
 async def test_a_link_that_cannot_be_deleted_holds_up_no_other_and_is_tried_again(links: Links) -> None:
     """The kernel never deletes its loopback device, whatever its name is."""
     run("ip", "link", "set", "lo", "down")
