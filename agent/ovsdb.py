@@ -128,7 +128,7 @@ class Ovsdb:
         When the time is over (OvsdbError), or the caller is cancelled, they are removed again.
         """
         names = [port.name for port in ports]
-        with self._removed_on_failure(names):
+        with self.removed_on_failure(names):
             async with self._deadline(f"adding {', '.join(names)}"):
                 self._unwanted.difference_update(names)
                 await self._transact(lambda: edits.put_ports(self._replica, self._bridge, ports))
@@ -139,7 +139,7 @@ class Ovsdb:
         Raises PortRefused if the switch cannot use it, OvsdbError if it does not look in time; then, or if the caller
         is cancelled, the port is removed again.
         """
-        with self._removed_on_failure([name]):
+        with self.removed_on_failure([name]):
             async with self._deadline(f"adding {name}"):
                 while True:
                     seen = self.changes.count
@@ -149,6 +149,15 @@ class Ovsdb:
                     if result is not None:
                         return result
                     await self.changes.wait_beyond(seen)
+
+    @contextmanager
+    def removed_on_failure(self, names: Sequence[str]) -> Iterator[None]:
+        """Remove these ports when the block raises; one that the database has not told of yet, when it does."""
+        try:
+            yield
+        except BaseException:  # cancellation included: half an addition must not stay
+            self._remove_now(names)
+            raise
 
     async def remove_ports(self, names: Collection[str]) -> None:
         """Remove ports, and what is remembered with them, in one transaction; missing ones are no error.
@@ -285,14 +294,6 @@ class Ovsdb:
             log.warning("ports-not-removed", ports=sorted(there), error=str(error), action="again at the next change")
         else:
             self._unwanted -= there
-
-    @contextmanager
-    def _removed_on_failure(self, names: Sequence[str]) -> Iterator[None]:
-        try:
-            yield
-        except BaseException:  # cancellation included: half an addition must not stay
-            self._remove_now(names)
-            raise
 
     @asynccontextmanager
     async def _deadline(self, what: str) -> AsyncIterator[None]:

@@ -20,9 +20,13 @@ class PodPorts:
         self._removals: Batch[str, None] = Batch(_all_alike(ovsdb.remove_ports))
 
     async def add(self, port: PodPort) -> int:
-        """Add one port; returns its ofport once the switch forwards. Raises PortRefused or OvsdbError."""
-        await self._insertions.submit(port)
-        return await self._ovsdb.wait_forwarding(port.name)
+        """Add one port; returns its ofport once the switch forwards. Raises PortRefused or OvsdbError.
+
+        Whoever is cancelled while the transaction is under way leaves no port: it goes as soon as it is seen.
+        """
+        with self._ovsdb.removed_on_failure([port.name]):
+            await self._insertions.submit(port)
+            return await self._ovsdb.wait_forwarding(port.name)
 
     async def remove(self, name: str) -> None:
         """Remove one port with all that is remembered at it; no error if it is not there. Raises OvsdbError."""
