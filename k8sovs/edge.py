@@ -43,8 +43,12 @@ async def add(etcd: Etcd, keys: Keys, config: NetworkConfig, address: IPv4Addres
     key = keys.subnet(address)
     item = await etcd.get(key)
     extra = _replaceable(item, address).extra if item is not None else ()
-    record = SubnetRecord(name, address, None, assign=True, extra=extra)
-    await _write(etcd, key, item, Put(key, record.encode()))
+    value = SubnetRecord(name, address, None, assign=True, extra=extra).encode()
+    try:
+        SubnetRecord.parse(key, value)
+    except RecordError as error:
+        raise NetError(f"{error.reason}: give the host's address on the underlay") from None
+    await _write(etcd, key, item, Put(key, value))
 
 
 async def wait_assigned(

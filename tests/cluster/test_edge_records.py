@@ -123,6 +123,8 @@ async def store(etcd: EtcdServers) -> AsyncIterator[Etcd]:
         ("192.0.2.198", "node1", "the host at 192.0.2.11 is called node1 already"),
         ("192.0.2.198", "a b", "cannot be the name of a host"),
         ("192.0.2.198", "", "cannot be the name of a host"),
+        ("224.0.0.1", "lb2", "must be the address of a host, not '224.0.0.1'"),
+        ("0.0.0.0", "lb2", "must be the address of a host, not '0.0.0.0'"),
         ("172.11.5.5", "lb2", "inside Network 172.11.0.0/16"),
         ("10.96.0.10", "lb2", "inside ServiceNetwork 10.96.0.0/12"),
     ],
