@@ -135,6 +135,9 @@ class Attacher:
             try:
                 await self._disconnect(request.key)
             except OvsdbError as error:
+                # A port without its device is taken away when the database is back, or by its DEL; the pod waits for
+                # neither. Its address is free after that.
+                self._devices.reaper.delete_later([host_link_name(request.key.container_id, request.key.ifname)])
                 log.warning(
                     "add-not-undone", attachment=str(request.key), error=str(error), action="waiting for its DEL"
                 )
@@ -226,7 +229,7 @@ class Attacher:
                     with suppress(SwitchAway):
                         await self._commit_flows()
                 await self._devices.ports.remove(name)
-        except OvsdbError:
+        except BaseException:  # cancellation included: the flows belong to a pod that still has its port
             self._devices.flows.request()
             raise
         self._leases.release(str(key))

@@ -154,3 +154,17 @@ def test_an_agent_waits_for_the_switch_says_so_and_goes_on_when_it_comes(
     with node.attached("red") as (pod, _):
         assert pod.reaches(node.address)
     assert log.read_text()[said:].count(f"{named}: No such file") == 1, "it says so once"
+
+
+@pytest.mark.timeout(150)  # the insertion is given 20 s, its undoing as much
+def test_an_add_that_the_database_never_answers_leaves_no_link(lab: LabUnderTest, node: Node) -> None:
+    before = traces(node)
+    with node.pod("red") as pod:
+        lab("stop", "ovsdb", node.name)
+        try:
+            assert node.start("ADD", pod).wait(60) == 1
+            eventually(lambda: not pod.has_interface, "the link is gone")
+        finally:
+            lab("start", "ovsdb", node.name)
+        eventually(lambda: node.status() == 0, "it goes on")
+    eventually(lambda: traces(node) == before, "nothing is left")
