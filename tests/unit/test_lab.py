@@ -35,6 +35,12 @@ def test_a_host_subnet_length_that_leaves_a_node_without_subnet_or_pods_is_refus
         lab(nodes=3, host_subnet_length=length)
 
 
+@pytest.mark.parametrize("members", [-1, 0, 100])
+def test_a_number_of_members_of_etcd_that_is_not_meant_is_refused(members: int) -> None:
+    with pytest.raises(LabError, match=f"{members} members of etcd"):
+        Lab("lab", 1, LabMode.MULTITENANT, Datapath.AUTO, etcd_members=members)
+
+
 @pytest.mark.parametrize("edges", [-1, 10])
 def test_a_number_of_edge_hosts_that_is_not_meant_is_refused(edges: int) -> None:
     with pytest.raises(LabError, match=f"{edges} edge hosts"):
