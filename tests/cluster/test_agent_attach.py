@@ -78,13 +78,21 @@ def test_every_one_of_110_pods_can_send_to_another_node_when_its_add_is_answered
 
 
 def test_a_burst_of_pods_can_send_to_another_node_when_each_add_is_answered(node: Node, far: str) -> None:
+    """A userspace switch loses some packets of tunnels while devices come and go; a settled pod's pings tell of it."""
     with ExitStack() as sandboxes, ThreadPoolExecutor(8) as burst:
-        pods = [sandboxes.enter_context(node.pod("red", f"web{i}")) for i in range(40)]
+        settled, _ = sandboxes.enter_context(node.attached("red", "settled"))
 
         def attach(pod: Pod) -> bool:
             return node.call("ADD", pod).status == 0 and pod.reaches(far)
 
-        assert list(burst.map(attach, pods)).count(True) == 40
+        for attempt in range(3):
+            pods = [sandboxes.enter_context(node.pod("red", f"web{i}-{attempt}")) for i in range(40)]
+            with settled.pinging(far) as control:
+                attached = list(burst.map(attach, pods)).count(True)
+            if attached == 40:
+                return
+            assert control.lost, f"{40 - attached} new pods could not send, while a settled pod's pings all came back"
+        pytest.fail("the machine is too slow for this test: settled pods are not always answered")
 
 
 def test_a_pod_has_the_mtu_of_the_underlay_less_the_tunnels_header(node: Node, far: str) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import secrets
+import signal
 import subprocess
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
@@ -63,6 +65,27 @@ class Pod:
         """The same, while the test goes on; its exit status is 0 if an answer comes."""
         command = self.sandbox.command("ping", "-n", "-q", "-c1", "-W1", *options, address)
         return subprocess.Popen(command, stdout=subprocess.DEVNULL)
+
+    @contextmanager
+    def pinging(self, address: str) -> Iterator[Pings]:
+        """One every 2 ms while the block runs; afterwards the counts are known."""
+        command = self.sandbox.command("ping", "-n", "-q", "-i0.002", address)
+        pings, process = Pings(), subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        try:
+            yield pings
+        finally:
+            process.send_signal(signal.SIGINT)
+            said, _ = process.communicate(timeout=30)
+        counts = re.search(r"(\d+) packets transmitted, (\d+) received", said)
+        assert counts, said
+        pings.lost = max(0, int(counts[1]) - int(counts[2]) - 1)  # the answer to the last may be under way
+
+
+@dataclass(slots=True)
+class Pings:
+    """What became of pings."""
+
+    lost: int = 0
 
 
 def devices(listing: str) -> set[str]:
