@@ -21,11 +21,12 @@ PROTOCOLS = ("OpenFlow10", "OpenFlow11", "OpenFlow12", "OpenFlow13", "OpenFlow14
 class BridgeSpec:
     """The bridge as the agent wants it. `datapath_type` is "system" or "netdev"; `gateway_mac` is that of `tun0`.
 
-    `external_ids` are set beside those that others wrote.
+    `local_ip` is the source of tunnel packets; None leaves it to the route. `external_ids` are set beside those that
+    others wrote.
     """
 
     datapath_type: str
-    local_ip: IPv4Address
+    local_ip: IPv4Address | None
     vxlan_port: int
     gateway_mac: str
     mtu: int
@@ -81,12 +82,8 @@ class BridgeView:
 
 def vxlan_options(spec: BridgeSpec) -> dict[str, str]:
     """Options of `vxlan0`: flows choose peer and VNI (ovs-vswitchd.conf.db(5), Tunnel Options)."""
-    return {
-        "remote_ip": "flow",
-        "key": "flow",
-        "local_ip": str(spec.local_ip),
-        "dst_port": str(spec.vxlan_port),
-    }
+    options = {"remote_ip": "flow", "key": "flow", "dst_port": str(spec.vxlan_port)}
+    return options if spec.local_ip is None else {**options, "local_ip": str(spec.local_ip)}
 
 
 def squatters(ports: Collection[PortView]) -> dict[str, int]:

@@ -60,7 +60,8 @@ class HostSpec:
         """The bridge with its tunnel and its gateway."""
         return BridgeSpec(
             datapath_type=self.datapath.value,
-            local_ip=self.identity.address,
+            # The userspace datapath sends from a given address only if the kernel's routes are copied (decision 0018).
+            local_ip=None if self.datapath is Datapath.NETDEV else self.identity.address,
             vxlan_port=self.identity.vxlan_port,
             gateway_mac=mac_text(mac_of(self.identity.gateway)),
             mtu=self.mtu,

@@ -177,6 +177,10 @@ class Links:
         """GRO and LRO off, for underlay devices of the userspace datapath. Raises OSError."""
         await self._run(underlay.disable_receive_offloads, tuple(ifnames))
 
+    async def next_hop(self, address: IPv4Address) -> NextHop:
+        """Where the kernel sends packets to the node `address`. Raises UnderlayError when there is no route."""
+        return await self._run(underlay.next_hop, address)
+
     async def neighbour(self, address: IPv4Address, timeout: float = 2.0) -> TunnelNeighbour | None:
         """The next hop towards the node `address`, and its MAC, for which the kernel asks if it must.
 

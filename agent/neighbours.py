@@ -1,8 +1,12 @@
-"""On the userspace datapath: tells the switch the MAC of every peer before a pod needs it.
+"""On the userspace datapath: tells the switch the way to every peer, and the MAC there, before a pod needs it.
 
-There the switch resolves tunnel addresses itself and drops the packet that made it ask. So the agent lets the kernel
-ask, and hands the answer over: when a peer appears, when the switch comes back, and now and then, since entries age
-(`tnl/neigh/aging` of ovs-vswitchd, 15 minutes). The kernel datapath needs none of this.
+There the switch routes tunnel packets itself. It copies the kernel's routes, anew whenever any device of the node
+changes, and meanwhile knows none: packets of settled pods are lost while others come and go. An ovs-vswitchd that was
+started with `--disable-system-route` copies nothing, and has what it is told here (docs/decisions/0018).
+
+It resolves next hops itself too, and drops the packet that made it ask. So the agent lets the kernel ask, and hands the
+answer over: when a peer appears, when the switch comes back, and now and then, since entries age (`tnl/neigh/aging` of
+ovs-vswitchd, 15 minutes). The kernel datapath needs none of this.
 """
 
 from __future__ import annotations
@@ -16,7 +20,8 @@ from typing import NoReturn
 from agent.links import Links, UnderlayError
 from agent.signal import Signal
 from agent.switch import Switch
-from agent.unixctl import ControlError, set_tunnel_neighbour
+from agent.underlay import NextHop
+from agent.unixctl import ControlError, set_tunnel_neighbour, set_tunnel_route
 from flows.snapshot import Peer
 from k8sovs.logs import get_logger
 
@@ -28,7 +33,11 @@ PARALLEL = 16
 
 
 class Neighbours:
-    """Keeps the switch's tunnel neighbours for `peers()`, which may differ after each `changed`, warm."""
+    """Keeps the switch's routes and tunnel neighbours for `peers()`, which may differ after each `changed`.
+
+    A route is never taken back: with it the switch would forget that tunnels end on that device (`rt_entry_delete__`
+    of OVS' lib/ovs-router.c), and one that leads to no peer is used by nobody.
+    """
 
     def __init__(
         self, links: Links, switch: Switch, ovs_rundir: Path, changed: Signal, peers: Callable[[], frozenset[Peer]]
@@ -63,10 +72,24 @@ class Neighbours:
                 await self._changed.wait_beyond(seen)
 
     async def _keep(self, address: IPv4Address) -> NoReturn:
+        told: NextHop | None = None
         while True:
             async with self._places:
-                warm = await self._warm(address)
+                told = await self._route(address, told)
+                warm = told is not None and await self._warm(address)
             await asyncio.sleep(REFRESH_S if warm else RETRY_S)
+
+    async def _route(self, address: IPv4Address, told: NextHop | None) -> NextHop | None:
+        """Tell the switch the way to `address` if it is not as `told`; the way, or None if that did not work."""
+        try:
+            hop = await self._links.next_hop(address)
+            if hop != told:  # each word about routes has the switch revalidate all its flows
+                gateway = None if hop.address == address else hop.address
+                await set_tunnel_route(self._ovs_rundir, address, hop.ifname, gateway)
+        except (OSError, UnderlayError, ControlError) as error:
+            log.debug("route-not-set", peer=str(address), error=str(error))
+            return None
+        return hop
 
     async def _warm(self, address: IPv4Address) -> bool:
         """Ask for the MAC on the way to `address` and tell the switch; whether that worked."""

@@ -58,6 +58,18 @@ async def set_tunnel_neighbour(rundir: str | Path, ifname: str, address: IPv4Add
     await call(vswitchd_socket(rundir), "tnl/neigh/set", [ifname, str(address), mac])
 
 
+async def set_tunnel_route(
+    rundir: str | Path, destination: IPv4Address, ifname: str, gateway: IPv4Address | None
+) -> None:
+    """Tell the userspace datapath that tunnel packets to `destination` leave by the bridge `ifname`, to `gateway` if
+    that is not the destination itself, and that tunnels end on `ifname` (`ovs/route/add`, ovs-vswitchd(8)).
+
+    It replaces what was said of `destination` before. Raises ControlError, also while `ifname` has no address.
+    """
+    hop = [] if gateway is None else [str(gateway)]
+    await call(vswitchd_socket(rundir), "ovs/route/add", [f"{destination}/32", ifname, *hop])
+
+
 async def _exchange(path: str, request: bytes) -> Json:
     reader, writer = await asyncio.open_unix_connection(path)
     try:

@@ -42,8 +42,8 @@ def ovsdb_command(node: NodeLayout) -> Sequence[str]:
 
 
 def vswitchd_command(node: NodeLayout, datapath: Datapath) -> Sequence[str]:
-    """How the switch is started, in the foreground."""
-    userspace = ["--disable-system"] if datapath is Datapath.NETDEV else []
+    """How the switch is started, in the foreground. On the userspace datapath it has its routes from the agent."""
+    userspace = ["--disable-system", "--disable-system-route"] if datapath is Datapath.NETDEV else []
     return (*_FIRST, "ovs-vswitchd", f"unix:{_socket(node)}", "--pidfile", "-vconsole:warn", "-vsyslog:off", *userspace)
 
 

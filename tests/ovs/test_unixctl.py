@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.unixctl import ControlError, call, set_tunnel_neighbour, vswitchd_socket
+from agent.unixctl import ControlError, call, set_tunnel_neighbour, set_tunnel_route, vswitchd_socket
 from tests.support.openvswitch import OpenVswitch
 
 
@@ -40,6 +40,20 @@ async def test_a_tunnel_neighbour_is_set(openvswitch: OpenVswitch) -> None:
     await set_tunnel_neighbour(openvswitch.rundir, "br-phy", address, mac)
     shown = openvswitch.appctl("tnl/neigh/show").splitlines()
     assert any(line.split() == ["192.0.2.12", mac, "br-phy"] for line in shown)
+
+
+@pytest.mark.parametrize(
+    ("gateway", "shown"),
+    [
+        (None, "User: 192.0.2.12/32 dev br-phy SRC 192.0.2.11"),
+        (IPv4Address("192.0.2.1"), "User: 192.0.2.12/32 dev br-phy GW 192.0.2.1 SRC 192.0.2.11"),
+    ],
+)
+async def test_a_tunnel_route_is_set(openvswitch: OpenVswitch, gateway: IPv4Address | None, shown: str) -> None:
+    openvswitch.vsctl("add-br", "br-phy", "--", "set", "bridge", "br-phy", "datapath_type=dummy")
+    openvswitch.appctl("netdev-dummy/ip4addr", "br-phy", "192.0.2.11/24")
+    await set_tunnel_route(openvswitch.rundir, IPv4Address("192.0.2.12"), "br-phy", gateway)
+    assert shown in openvswitch.appctl("ovs/route/show").splitlines()
 
 
 async def test_a_refused_command_is_said_in_the_daemons_words(openvswitch: OpenVswitch) -> None:
