@@ -182,7 +182,10 @@ def test_kubectl_is_told_what_to_use_where_a_pod_would_need_a_process(
 
 def test_kubectl_is_told_that_there_are_no_tokens(unchanged: ApiServer) -> None:
     with pytest.raises(subprocess.CalledProcessError) as caught:
-        unchanged.kubectl("create", "token", "default")
+        # As `kubectl create token default` asks, which kubectl has since 1.24.
+        unchanged.kubectl(
+            "create", "--raw", "/api/v1/namespaces/default/serviceaccounts/default/token", "-f", "-", stdin="{}"
+        )
     assert "there are no tokens, and none is needed" in refusal_of(caught.value)
 
 

@@ -67,6 +67,7 @@ class Containerd:
         self.node = node
         self._conflist = conflist
         self._process: subprocess.Popen[bytes] | None = None
+        self._mounted = False
 
     def __enter__(self) -> Containerd:
         self.directory = Path(tempfile.mkdtemp(prefix="ctrd-", dir="/run"))
@@ -82,6 +83,7 @@ class Containerd:
         recorder.chmod(0o755)
         (self.directory / "config.toml").write_text(self._config())
         (self.directory / "pause.tar").write_bytes(pause_image())
+        self._mounted = _mount_cgroups()
         try:
             self.start()
             self.ctr("images", "import", str(self.directory / "pause.tar"))
@@ -192,6 +194,8 @@ Root = "{self.directory}/runc"
         eventually(lambda: not self._members(), "the pods' processes are gone")
         for cgroup in sorted(self._cgroups(), reverse=True):
             cgroup.rmdir()
+        if self._mounted:
+            subprocess.run(["umount", str(_CGROUPS)], check=True)
         shutil.rmtree(self.directory)
         for directory in (_SHIM_SOCKETS, _SHIM_SOCKETS.parent):
             with suppress(OSError):  # it never was, or somebody else uses it
@@ -205,6 +209,14 @@ Root = "{self.directory}/runc"
     def _members(self) -> set[int]:
         files = [cgroup / "cgroup.procs" for cgroup in self._cgroups()]
         return {int(pid) for file in files if file.exists() for pid in file.read_text().split()}
+
+
+def _mount_cgroups() -> bool:
+    """Mount the cgroups if nobody has, as in a chroot; whether that was done. runc makes no container without."""
+    if any(line.split(" - ")[1].startswith("cgroup") for line in Path("/proc/self/mountinfo").read_text().splitlines()):
+        return False
+    subprocess.run(["mount", "-t", "cgroup2", "cgroup2", str(_CGROUPS)], check=True)
+    return True
 
 
 def pause_image() -> bytes:
