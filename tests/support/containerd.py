@@ -195,7 +195,7 @@ Root = "{self.directory}/runc"
         for cgroup in sorted(self._cgroups(), reverse=True):
             cgroup.rmdir()
         if self._mounted:
-            subprocess.run(["umount", str(_CGROUPS)], check=True)
+            subprocess.run(["umount", "--recursive", str(_CGROUPS)], check=True)
         shutil.rmtree(self.directory)
         for directory in (_SHIM_SOCKETS, _SHIM_SOCKETS.parent):
             with suppress(OSError):  # it never was, or somebody else uses it
@@ -212,11 +212,23 @@ Root = "{self.directory}/runc"
 
 
 def _mount_cgroups() -> bool:
-    """Mount the cgroups if nobody has, as in a chroot; whether that was done. runc makes no container without."""
+    """Mount the cgroups if nobody has, as in a chroot; whether that was done. runc makes no container without.
+
+    Of version 1, a hierarchy for each controller, where the kernel has its controllers there (cgroups(7)).
+    """
     if any(line.split(" - ")[1].startswith("cgroup") for line in Path("/proc/self/mountinfo").read_text().splitlines()):
         return False
-    subprocess.run(["mount", "-t", "cgroup2", "cgroup2", str(_CGROUPS)], check=True)
+    known = [line.split() for line in Path("/proc/cgroups").read_text().splitlines()[1:]]
+    first = [name for name, hierarchy, *_ in known if hierarchy != "0"]
+    _mount("tmpfs" if first else "cgroup2", _CGROUPS)
+    for name in first:
+        (_CGROUPS / name).mkdir()
+        _mount("cgroup", _CGROUPS / name, "-o", name)
     return True
+
+
+def _mount(kind: str, where: Path, *options: str) -> None:
+    subprocess.run(["mount", "-t", kind, *options, kind, str(where)], check=True)
 
 
 def pause_image() -> bytes:
