@@ -17,7 +17,7 @@ from agent.attachment import PodAttachment
 from agent.limits import Limits, granted_limits, limits_of
 from agent.signal import Signal
 from cni.request import PodIdentity
-from k8sovs.kubernetes import Gone, Kubernetes, KubernetesError, Listed, ObjectKey, ObjectMeta, Pod, key_of
+from k8sovs.kubernetes import Gone, Kubernetes, KubernetesError, Listed, ObjectKey, ObjectMeta, Pod, Statistics, key_of
 from k8sovs.logs import get_logger
 
 log = get_logger(__name__)
@@ -31,9 +31,10 @@ _EVENTS_WAITING = 100
 class Bandwidth:
     """The limits of the node's pods. `changed` counts what the watch brought."""
 
-    def __init__(self, kubeconfig: Path | None, node: str, registry: CollectorRegistry) -> None:
+    def __init__(self, kubeconfig: Path | None, node: str, registry: CollectorRegistry, statistics: Statistics) -> None:
         self.changed = Signal()
         self._kubeconfig = kubeconfig
+        self._statistics = statistics
         self._node = node
         self._known: dict[ObjectKey, tuple[str, Limits]] = {}
         self._told: set[tuple[PodIdentity, str]] = set()
@@ -67,7 +68,8 @@ class Bandwidth:
     async def run(self) -> None:
         """Follow the pods of this node for ever; without a way to Kubernetes, never bring anything new."""
         try:
-            kubernetes = Kubernetes(None if self._kubeconfig is None else str(self._kubeconfig))
+            path = None if self._kubeconfig is None else str(self._kubeconfig)
+            kubernetes = Kubernetes(path, statistics=self._statistics)
         except KubernetesError as error:
             log.warning("pods-not-watched", error=str(error), consequence="limits stay as they were when a pod started")
             return

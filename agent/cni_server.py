@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Protocol
 
 from agent.cni_spool import SpooledCall, read_spool
+from agent.metrics import CniMetrics
 from agent.turns import Turns
 from cni.errors import CniError, ErrorCode
 from cni.request import Command, NetConf, Request
@@ -32,6 +33,7 @@ from cni.result import Result
 from cni.versions import LATEST
 from cni.wire import CALL_LIMIT, decode_call, encode_answer
 from k8sovs.logs import get_logger
+from k8sovs.metrics import CollectorRegistry
 
 log = get_logger(__name__)
 
@@ -79,6 +81,7 @@ class CniServer:
         spool_retry_s: float = SPOOL_RETRY_S,
         connection_limit: int = CONNECTION_LIMIT,
         now: Callable[[], float] = time.monotonic,
+        metrics: CniMetrics | None = None,
     ) -> None:
         self._path = socket_path
         self._handler = handler
@@ -86,6 +89,7 @@ class CniServer:
         self._call_deadline_s = call_deadline_s
         self._spool_retry_s = spool_retry_s
         self._now = now
+        self._metrics = metrics or CniMetrics(CollectorRegistry())
         self._room = asyncio.Semaphore(connection_limit)
         self._serving = asyncio.Event()
         self._turns = Turns()
@@ -162,23 +166,33 @@ class CniServer:
         return bytes(call)
 
     async def _answer(self, call: bytes) -> tuple[int, bytes]:
-        """Exit status and standard output for `call`; logs what became of it."""
+        """Exit status and standard output for `call`; logs and counts what became of it."""
         started = self._now()
-        version = LATEST
         context: dict[str, str] = {}
         try:
+            return await self._answered(call, context, started)
+        finally:
+            self._metrics.call_done(context.get("command", ""), self._now() - started)
+
+    async def _answered(self, call: bytes, context: dict[str, str], started: float) -> tuple[int, bytes]:
+        """The same; what identifies the call is put into `context` as soon as it is known."""
+        version = LATEST
+        try:
             environment, stdin = decode_call(call)
-            context = {label: environment.get(name, "") for label, name in _LOGGED.items()}
+            context |= {label: environment.get(name, "") for label, name in _LOGGED.items()}
             conf = NetConf.parse(stdin)
             version = conf.cni_version
             request = Request.parse(environment, conf)
             result = await self._perform(request)
         except CniError as error:
             _level(context, log.warning)("cni-call-failed", **context, code=int(error.code), message=error.message)
+            self._metrics.call_failed(context.get("command", ""), error)
             return 1, error.render(version)
         except Exception as error:  # whatever it is, the runtime must get an answer
             log.exception("cni-call-broke", **context)
-            return 1, CniError(ErrorCode.INTERNAL, f"internal error of the agent: {error!r}").render(version)
+            told = CniError(ErrorCode.INTERNAL, f"internal error of the agent: {error!r}")
+            self._metrics.call_failed(context.get("command", ""), told)
+            return 1, told.render(version)
         milliseconds = round((self._now() - started) * 1000, 1)
         _level(context, log.info)("cni-call-done", **context, milliseconds=milliseconds)
         return 0, b"" if result is None else result.render(version, request.previous)

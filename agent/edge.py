@@ -11,8 +11,6 @@ import os
 from collections.abc import Mapping
 from typing import NoReturn
 
-from prometheus_client import CollectorRegistry
-
 from agent import notify, sysctls
 from agent.attachment import PodAttachment
 from agent.cluster import ClusterSource, ClusterView
@@ -20,8 +18,10 @@ from agent.flow_reconciler import Demand, FlowReconciler
 from agent.host import Host
 from agent.identity import watch_identity
 from agent.links import Links
+from agent.metrics import FlowMetrics, NodeMetrics
 from agent.neighbours import Neighbours
 from agent.nftables import Nftables
+from agent.observe import Sight
 from agent.ovsdb import Ovsdb
 from agent.restore_wait import keep_armed
 from agent.snapshot import Snapshots
@@ -33,6 +33,7 @@ from flows.flow import Source
 from k8sovs import metrics
 from k8sovs.config import Datapath, EdgeSettings
 from k8sovs.etcd import Etcd
+from k8sovs.exposition import Exposition
 from k8sovs.logs import get_logger
 
 log = get_logger(__name__)
@@ -49,16 +50,24 @@ async def run(settings: EdgeSettings) -> None:
 
 
 async def _serve(settings: EdgeSettings) -> None:
-    registry = CollectorRegistry()
+    registry = metrics.new_registry()
     malformed = metrics.malformed_records(registry)
-    metrics.serve(registry, settings.metrics_address)
     file = SnapshotFile(settings.state_dir / "cluster.json")
-    async with Etcd(settings.etcd) as etcd, Links() as links, Nftables() as nftables, asyncio.TaskGroup() as tasks:
+    async with (
+        Exposition(registry, settings.metrics_address) as exposition,
+        Etcd(settings.etcd) as etcd,
+        Links() as links,
+        Nftables() as nftables,
+        asyncio.TaskGroup() as tasks,
+    ):
         cluster = ClusterSource(etcd, settings.prefix, file, lambda kind: malformed.labels(kind).inc())
         cluster.restore()
         tasks.create_task(cluster.run())
         ovsdb = Ovsdb(str(settings.ovs_rundir / "db.sock"), settings.bridge)
         tasks.create_task(ovsdb.run())
+        sight = Sight(NodeMetrics(registry), etcd, ovsdb, cluster)
+        exposition.refresh_with(sight.look)
+        exposition.ready_when(sight.why_starting)
 
         spec = await host_spec(cluster, ovsdb, links, settings)
         identity = spec.identity
@@ -70,7 +79,8 @@ async def _serve(settings: EdgeSettings) -> None:
 
         switch = Switch(str(settings.ovs_rundir / f"{settings.bridge}.mgmt"))
         snapshots = Snapshots(identity)
-        flows = FlowReconciler(switch, lambda: _demand(_known(cluster), snapshots))
+        flows = FlowReconciler(switch, lambda: _demand(_known(cluster), snapshots), metrics=FlowMetrics(registry))
+        sight.switch, sight.flows, sight.identity = switch, flows, identity
         cluster.changed.follow(flows.request)
         tasks.create_task(switch.run())
         tasks.create_task(flows.run())
@@ -82,6 +92,7 @@ async def _serve(settings: EdgeSettings) -> None:
             tasks.create_task(neighbours.run())
         else:
             tasks.create_task(keep_armed(ovsdb, switch, flows, spec.underlay.ifname))
+        exposition.ready_when(sight.why_no_forwarding)
         log.info("ready", address=str(identity.address), gateway=str(identity.gateway))
         notify.ready(os.environ.get("NOTIFY_SOCKET", ""))
 

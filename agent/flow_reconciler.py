@@ -7,11 +7,12 @@ right flows, and those that were right all along are not touched: their counters
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import count, cycle
 
+from agent.metrics import FlowMetrics
 from agent.signal import Signal
 from agent.switch import BundleRejected, Switch, SwitchDisconnected, SwitchRefused
 from flows.balancing import LEARNED_COOKIE
@@ -26,6 +27,7 @@ from flows.service_parts import Part, Rule, RuleKey
 from flows.snapshot import Snapshot
 from flows.tables import AFFINITY, ARP_METER, ARP_RATE
 from k8sovs.logs import get_logger
+from k8sovs.metrics import CollectorRegistry
 
 log = get_logger(__name__)
 
@@ -109,7 +111,14 @@ class _Table:
 class FlowReconciler:
     """Applies `demand()` to the switch whenever it may have changed."""
 
-    def __init__(self, switch: Switch, demand: Callable[[], Demand], audit_s: float = AUDIT_S) -> None:
+    def __init__(
+        self,
+        switch: Switch,
+        demand: Callable[[], Demand],
+        audit_s: float = AUDIT_S,
+        metrics: FlowMetrics | None = None,
+    ) -> None:
+        self._metrics = metrics or FlowMetrics(CollectorRegistry())
         self._switch = switch
         self._audit_s = audit_s
         self._demand = demand
@@ -124,6 +133,11 @@ class FlowReconciler:
     def current(self) -> bool:
         """Whether the switch is there and has been given its flows since it came."""
         return self._served is not None and self._served == self._switch.session
+
+    @property
+    def backlog(self) -> int:
+        """How many requests are not served yet."""
+        return self._wanted.count - self._applied_upto
 
     async def wait_current(self) -> int:
         """Wait until the switch has its flows; the number of the session that they were given in."""
@@ -219,6 +233,7 @@ class FlowReconciler:
                 there = sum(one.flows for one in stats if one.table != AFFINITY.number)
                 if there != believed and table.unchanged_since(commits):
                     log.warning("flows-touched", there=there, ours=believed, action="comparing all of them")
+                    self._metrics.touched.inc()
                     table.doubtful = True
                     self.request()
 
@@ -228,11 +243,18 @@ class FlowReconciler:
         held = {entry.flow.key: entry.flow for entry in await self._switch.dump_flows(source)}
         if table.unchanged_since(commits) and held != table.of(source):
             log.warning("flows-changed", source=source.name.lower(), action="comparing all of them")
+            self._metrics.touched.inc()
             table.doubtful = True
             self.request()
 
     async def _apply(self, table: _Table, number: int) -> None:
         """Commit the difference between what is there and what is demanded, as of request `number`."""
+        with self._metrics.reconcile.time():
+            await self._make_equal(table)
+        self._applied_upto = number
+        self._applied.notify()
+
+    async def _make_equal(self, table: _Table) -> None:
         if table.doubtful or self._distrusted:
             self._distrusted = False
             groups = [one.group for one in await self._switch.dump_groups()]
@@ -242,7 +264,7 @@ class FlowReconciler:
         while changes := table.changes(parts, demand.synced):
             table.commits += 1
             try:
-                await self._switch.commit(changes)
+                await self._commit(changes)
                 table.take_over(changes)
             except BundleRejected as rejected:
                 _set_aside(table, rejected)
@@ -253,8 +275,23 @@ class FlowReconciler:
             log.debug("flows-committed", changes=len(changes), installed=len(table.installed))
             break
         table.met, table.synced = parts, demand.synced
-        self._applied_upto = number
-        self._applied.notify()
+
+    async def _commit(self, changes: Sequence[FlowChange]) -> None:
+        """Raises what `Switch.commit` raises, and counts it."""
+        errors = self._metrics.bundle_errors
+        try:
+            with self._metrics.bundle.time():
+                await self._switch.commit(changes)
+        except BundleRejected:
+            errors.labels("rejected").inc()
+            raise
+        except SwitchRefused:
+            errors.labels("refused").inc()
+            raise
+        except SwitchDisconnected:
+            errors.labels("disconnected").inc()
+            raise
+        self._metrics.changes.inc(len(changes))
 
 
 _NOTHING: Part = {}

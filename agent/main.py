@@ -14,8 +14,6 @@ from collections.abc import Collection
 from contextlib import suppress
 from pathlib import Path
 
-from prometheus_client import CollectorRegistry
-
 from agent.attach import Attacher, Devices, PodNetwork
 from agent.attachments import Attachments, keep_remembered, outdated_limits, outdated_tenancies
 from agent.bandwidth import Bandwidth
@@ -26,8 +24,10 @@ from agent.host import Host, HostSpec
 from agent.identity import watch_identity
 from agent.ipam import AddressRefused, Leases
 from agent.links import Links
+from agent.metrics import CniMetrics, FlowMetrics, NodeMetrics
 from agent.neighbours import Neighbours
 from agent.nftables import Nftables
+from agent.observe import Sight
 from agent.ofports import Ofports
 from agent.ovsdb import Ovsdb
 from agent.podlink import HOST_LINK_PREFIX
@@ -43,11 +43,14 @@ from agent.snapshot_file import SnapshotFile
 from agent.start import host_spec, run_until_stopped
 from agent.switch import Switch, SwitchDisconnected
 from cni.conf import install_conf, install_executable, render_conflist
+from cni.errors import CniError
 from flows import service
 from flows.flow import Source
 from k8sovs import metrics
 from k8sovs.config import AgentSettings, Datapath, ServiceProxy
 from k8sovs.etcd import Etcd
+from k8sovs.exposition import Exposition
+from k8sovs.kubernetes import Statistics
 from k8sovs.logs import get_logger
 
 log = get_logger(__name__)
@@ -66,16 +69,25 @@ async def run(settings: AgentSettings) -> None:
 
 
 async def _serve(settings: AgentSettings) -> None:
-    registry = CollectorRegistry()
+    registry = metrics.new_registry()
     malformed = metrics.malformed_records(registry)
-    metrics.serve(registry, settings.metrics_address)
     file = SnapshotFile(settings.state_dir / "cluster.json")
-    async with Etcd(settings.etcd) as etcd, Links() as links, Nftables() as nftables, asyncio.TaskGroup() as tasks:
+    async with (
+        Exposition(registry, settings.metrics_address) as exposition,
+        Etcd(settings.etcd) as etcd,
+        Links() as links,
+        Nftables() as nftables,
+        asyncio.TaskGroup() as tasks,
+    ):
         cluster = ClusterSource(etcd, settings.prefix, file, lambda kind: malformed.labels(kind).inc())
         cluster.restore()
         tasks.create_task(cluster.run())
         ovsdb = Ovsdb(str(settings.ovs_rundir / "db.sock"), settings.bridge)
         tasks.create_task(ovsdb.run())
+        kubernetes = Statistics()
+        sight = Sight(NodeMetrics(registry), etcd, ovsdb, cluster, kubernetes)
+        exposition.refresh_with(sight.look)
+        exposition.ready_when(sight.why_starting)
 
         spec = await host_spec(cluster, ovsdb, links, settings)
         identity = spec.identity
@@ -89,12 +101,15 @@ async def _serve(settings: AgentSettings) -> None:
 
         switch = Switch(str(settings.ovs_rundir / f"{settings.bridge}.mgmt"))
         snapshots = Snapshots(identity, _PROXIES[settings.service_proxy])
-        services = Services(settings.kubeconfig, settings.node_name)
-        flows = FlowReconciler(switch, lambda: _demand(cluster, attachments, snapshots, services))
+        services = Services(settings.kubeconfig, settings.node_name, kubernetes)
+        flows = FlowReconciler(
+            switch, lambda: _demand(cluster, attachments, snapshots, services), metrics=FlowMetrics(registry)
+        )
+        sight.switch, sight.flows, sight.identity, sight.attachments = switch, flows, identity, attachments
         for source in (cluster.changed, ovsdb.changes, services.changed):
             source.follow(flows.request)
         ports = PodPorts(ovsdb)
-        bandwidth = Bandwidth(settings.kubeconfig, settings.node_name, registry)
+        bandwidth = Bandwidth(settings.kubeconfig, settings.node_name, registry, kubernetes)
         inside = spec.datapath is Datapath.NETDEV
         shaper = Shaper(
             links,
@@ -133,8 +148,20 @@ async def _serve(settings: AgentSettings) -> None:
             offloads_off=spec.datapath is Datapath.NETDEV,
             tenancy_deadline_s=settings.tenancy_deadline_s,
         )
-        attacher = Attacher(identity, network, cluster, bandwidth, attachments, _leases(identity, attachments), devices)
-        await _serve_calls(CniServer(settings.cni_socket, attacher), settings)
+        leases = _leases(identity, attachments)
+        attacher = Attacher(identity, network, cluster, bandwidth, attachments, leases, devices)
+        sight.leases = leases
+        exposition.ready_when(lambda: _why_not_ready(attacher))
+        await _serve_calls(CniServer(settings.cni_socket, attacher, metrics=CniMetrics(registry)), settings)
+
+
+async def _why_not_ready(attacher: Attacher) -> str:
+    """What an ADD would fail with now."""
+    try:
+        await attacher.status()
+    except CniError as error:
+        return error.message
+    return ""
 
 
 async def _serve_calls(server: CniServer, settings: AgentSettings) -> None:

@@ -18,7 +18,17 @@ from agent.service_objects import service_of
 from agent.signal import Signal
 from flows.service import Service
 from k8sovs import kubernetes as k8s
-from k8sovs.kubernetes import EndpointSlice, Gone, Kubernetes, KubernetesError, Listed, ObjectKey, Put, key_of
+from k8sovs.kubernetes import (
+    EndpointSlice,
+    Gone,
+    Kubernetes,
+    KubernetesError,
+    Listed,
+    ObjectKey,
+    Put,
+    Statistics,
+    key_of,
+)
 from k8sovs.logs import get_logger
 
 log = get_logger(__name__)
@@ -31,10 +41,11 @@ T = TypeVar("T", k8s.Service, EndpointSlice)
 class Services:
     """The Services of the cluster. `changed` counts what the watches brought; `current` is a new mapping each time."""
 
-    def __init__(self, kubeconfig: Path | None, node: str) -> None:
+    def __init__(self, kubeconfig: Path | None, node: str, statistics: Statistics) -> None:
         self.changed = Signal()
         self.current: Mapping[str, Service] = MappingProxyType({})
         self._kubeconfig = kubeconfig
+        self._statistics = statistics
         self._node = node
         self._objects: dict[ObjectKey, k8s.Service] = {}
         self._slices: dict[ObjectKey, EndpointSlice] = {}
@@ -49,7 +60,8 @@ class Services:
     async def run(self) -> None:
         """Follow both for ever; without a way to Kubernetes, never bring anything."""
         try:
-            kubernetes = Kubernetes(None if self._kubeconfig is None else str(self._kubeconfig))
+            path = None if self._kubeconfig is None else str(self._kubeconfig)
+            kubernetes = Kubernetes(path, statistics=self._statistics)
         except KubernetesError as error:
             log.warning("services-not-watched", error=str(error), consequence="no Service of the cluster can be used")
             return

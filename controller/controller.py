@@ -12,9 +12,10 @@ from controller.network import settled_network
 from controller.reign import Reign
 from k8sovs.config import ControllerSettings, UnusableSetting
 from k8sovs.etcd import Etcd, EtcdError
+from k8sovs.exposition import Exposition
 from k8sovs.kubernetes import Kubernetes, KubernetesError
 from k8sovs.logs import get_logger
-from k8sovs.metrics import CollectorRegistry, serve
+from k8sovs.metrics import new_registry
 from k8sovs.records import Keys
 
 log = get_logger(__name__)
@@ -26,12 +27,16 @@ _USUAL_CHANGE_S = 0.9
 
 async def run(settings: ControllerSettings) -> None:
     """Serve until SIGTERM, which gives the leadership back. Raises ConfigError for settings that cannot be used."""
-    registry = CollectorRegistry()
-    metrics = ControllerMetrics(registry)
-    serve(registry, settings.metrics_address)
+    registry = new_registry()
     if settings.phase_delay_s + settings.drain_delay_s > _USUAL_CHANGE_S:
         log.warning("actions-slow", phase_delay_s=settings.phase_delay_s, drain_delay_s=settings.drain_delay_s)
-    async with Etcd(settings.etcd) as etcd, _kubernetes(settings) as kubernetes:
+    async with (
+        Exposition(registry, settings.metrics_address) as exposition,
+        Etcd(settings.etcd) as etcd,
+        _kubernetes(settings) as kubernetes,
+    ):
+        metrics = ControllerMetrics(registry, lambda: _connected(etcd, kubernetes))
+        exposition.ready_when(lambda: _why_not_ready(etcd))
         serving = asyncio.ensure_future(_serve(settings, etcd, kubernetes, metrics))
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGTERM, serving.cancel)
@@ -53,6 +58,18 @@ def _kubernetes(settings: ControllerSettings) -> Kubernetes:
         raise UnusableSetting("kubeconfig", str(error)) from error
 
 
+def _connected(etcd: Etcd, kubernetes: Kubernetes) -> dict[str, bool]:
+    """The connections; a replica that stands by asks nothing of Kubernetes, so it cannot say."""
+    statistics = kubernetes.statistics()
+    asked = {"kubernetes": statistics.connected} if statistics.running else {}
+    return {"etcd": etcd.statistics().connected, **asked}
+
+
+async def _why_not_ready(etcd: Etcd) -> str:
+    """Ready is who follows the election, or leads: it would take over, or has. Kubernetes being away is no reason."""
+    return "" if etcd.statistics().connected else "etcd is not followed: see the log for what it answers"
+
+
 async def _serve(settings: ControllerSettings, etcd: Etcd, kubernetes: Kubernetes, metrics: ControllerMetrics) -> None:
     """Term after term, with a pause between; the same trouble again and again is told once."""
     log.info("controller-started", identity=settings.identity)
@@ -61,6 +78,7 @@ async def _serve(settings: ControllerSettings, etcd: Etcd, kubernetes: Kubernete
         try:
             await _serve_one_term(settings, etcd, kubernetes, metrics)
         except* LeadershipLost as lost:
+            metrics.lost.inc()
             log.warning("leadership-lost", identity=settings.identity, reasons=_reasons(lost))
             told = []
         except* EtcdError as failed:

@@ -53,6 +53,8 @@ class Reign:
         """Work until cancelled. Raises LeadershipLost, in an ExceptionGroup."""
         inbox: Inbox = asyncio.Queue(_INBOX_SIZE)
         self._metrics.leader.set(1)
+        self._metrics.terms.inc()
+        self._metrics.backlog.set_function(inbox.qsize)
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(follow_etcd(self._etcd, self._world, inbox))
@@ -62,6 +64,7 @@ class Reign:
                 await self._work(seat, inbox)
         finally:
             self._metrics.leader.set(0)
+            self._metrics.backlog.set_function(lambda: 0)
 
     async def _work(self, seat: Seat, inbox: Inbox) -> None:
         while True:
@@ -69,7 +72,8 @@ class Reign:
             while True:
                 if self._world.is_listed and seat.key not in self._world.leader_keys:
                     raise LeadershipLost(f"{seat.key} is gone")
-                batch = self._planner.next_batch(self._now())
+                with self._metrics.planning.time():
+                    batch = self._planner.next_batch(self._now())
                 self._report_problems()
                 if batch is None:
                     break
@@ -90,9 +94,11 @@ class Reign:
 
     async def _write(self, seat: Seat, batch: Batch) -> None:
         try:
-            result = await self._etcd.transact([seat.fence, *batch.compares.values()], batch.operations)
+            with self._metrics.transaction.time():
+                result = await self._etcd.transact([seat.fence, *batch.compares.values()], batch.operations)
         except EtcdError as error:
             # Perhaps it was done: the watch will tell, and until then the comparisons keep it from being done twice.
+            self._metrics.transaction_errors.inc()
             log.warning("transaction-failed", error=str(error), writes=len(batch.operations))
             self._planner.withdrawn(batch, self._now())
             await asyncio.sleep(_RETRY_S)
@@ -141,7 +147,8 @@ class Reign:
         self._metrics.namespaces.set(len(self._world.tenants))
         self._metrics.vnis.set(len(self._world.tenants.in_use))
         self._metrics.subnets_free.set(self._planner.subnets.free)
-        self._metrics.subnets_total.set(self._planner.subnets.total)
+        self._metrics.subnets.set(self._planner.subnets.total)
+        self._metrics.subnet_problems.set(len(self._problems))
 
     def _malformed(self, kind: str, error: RecordError) -> None:
         self._metrics.malformed.labels(kind).inc()

@@ -1,13 +1,27 @@
-"""Counters and gauges, by the Prometheus conventions, and the endpoint that shows them.
+"""What every process counts, by the Prometheus conventions. docs/metrics.md has the whole list.
 
-A process makes one `prometheus_client.CollectorRegistry`, hands it to the parts that count, and serves it.
+A process makes one `CollectorRegistry`, hands it to the parts that count, and shows it by `k8sovs.exposition`.
 """
 
 from __future__ import annotations
 
-from prometheus_client import CollectorRegistry, Counter, start_http_server
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
-__all__ = ["CollectorRegistry", "malformed_records", "serve"]
+from prometheus_client import CollectorRegistry, Counter, Info, ProcessCollector
+from prometheus_client.core import Metric
+from prometheus_client.registry import Collector
+
+from k8sovs import __version__
+
+__all__ = ["CollectorRegistry", "StateCollector", "malformed_records", "new_registry"]
+
+
+def new_registry() -> CollectorRegistry:
+    """A registry with what is true of every process: its version, processor time, memory, descriptors."""
+    registry = CollectorRegistry()
+    ProcessCollector(registry=registry)
+    Info("k8sovs_build", "The version that runs.", registry=registry).info({"version": __version__})
+    return registry
 
 
 def malformed_records(registry: CollectorRegistry) -> Counter:
@@ -20,18 +34,21 @@ def malformed_records(registry: CollectorRegistry) -> Counter:
     )
 
 
-class MetricsError(Exception):
-    """Metrics cannot be served where the settings say."""
+class StateCollector(Collector):
+    """Shows what `families` makes of the state that was looked at last; nothing of it before, or while it is unknown.
 
-
-def serve(registry: CollectorRegistry, address: str) -> None:
-    """Serve /metrics on `address` (host:port) from a thread of its own; an empty address serves nothing.
-
-    Raises MetricsError.
+    State is not counted as it changes but looked at when somebody asks, so it costs nothing otherwise.
     """
-    if address:
-        host, _, port = address.rpartition(":")
-        try:
-            start_http_server(int(port), host or "0.0.0.0", registry)
-        except OSError as error:
-            raise MetricsError(f"metrics-address: cannot listen on {address}: {error.strerror}") from error
+
+    def __init__(self, registry: CollectorRegistry, families: Callable[[], Iterable[Metric]]) -> None:
+        self._families = families
+        registry.register(self)
+
+    def collect(self) -> Iterator[Metric]:
+        """All families, those without samples too. Called from the server's threads."""
+        yield from self._families()
+
+
+def flag_by(states: Mapping[str, bool]) -> dict[str, float]:
+    """States as Prometheus has them: 1 for yes."""
+    return {name: float(state) for name, state in states.items()}

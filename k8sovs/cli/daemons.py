@@ -63,8 +63,8 @@ def _run(
     from k8sovs import logs
     from k8sovs.config import ConfigError, UnusableSetting, add_flags, load, source_of
     from k8sovs.etcd import EtcdError
+    from k8sovs.exposition import ExpositionError
     from k8sovs.kubernetes import KubernetesError
-    from k8sovs.metrics import MetricsError
 
     parser = argparse.ArgumentParser(prog=f"k8sovs {name}", epilog=more)
     add_flags(parser, settings)
@@ -77,7 +77,7 @@ def _run(
         source = source_of(error.name, arguments, os.environ)
         print(f"k8sovs {name}: {error} (from {source})", file=sys.stderr)
         return 2
-    except (ConfigError, EtcdError, KubernetesError, MetricsError) as error:
+    except (ConfigError, EtcdError, KubernetesError, ExpositionError) as error:
         print(f"k8sovs {name}: {error}", file=sys.stderr)
         return 2
     return 0

@@ -22,7 +22,7 @@ from k8sovs.etcd.model import (
     Range,
     TransactionResult,
 )
-from k8sovs.etcd.watching import list_ranges, watch_ranges
+from k8sovs.etcd.watching import WatchStatistics, list_ranges, watch_ranges
 from k8sovs.etcd.wire import Wire
 
 DEFAULT_TIMEOUT_S = 5.0
@@ -52,6 +52,7 @@ class Etcd:
         self._now = now
         self._randomness = randomness
         self._wire = Wire(config, timeout)
+        self._watches = WatchStatistics()
         self._lease_ends: dict[int, float] = {}  # of leases that were granted and are not kept yet
 
     async def __aenter__(self) -> Self:
@@ -92,7 +93,12 @@ class Etcd:
         retried until it ends. The updates of one name come in the order of revisions; a transaction that touched
         several of the names may arrive in parts.
         """
-        return watch_ranges(self._wire, _ranges(names), Backoff(self._now, self._randomness), self._silence)
+        backoff = Backoff(self._now, self._randomness)
+        return watch_ranges(self._wire, _ranges(names), backoff, self._silence, self._watches)
+
+    def statistics(self) -> WatchStatistics:
+        """How the watches do, for metrics."""
+        return self._watches
 
     async def grant_lease(self, ttl_s: int) -> int:
         """A new lease that lives for `ttl_s` seconds unless it is kept."""

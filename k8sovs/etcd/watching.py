@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from k8sovs.backoff import Backoff
 from k8sovs.etcd.messages import Event, WatchMessage
@@ -36,19 +36,37 @@ PAGE_SIZE = 1000
 LISTING_ATTEMPTS = 3
 
 
+@dataclass(slots=True)
+class WatchStatistics:
+    """The watches of a store: how many there are, which of them stand, and how often one was interrupted."""
+
+    running: int = 0
+    interruptions: int = 0
+    standing: set[object] = field(default_factory=set, repr=False)
+
+    @property
+    def connected(self) -> bool:
+        """Whether every watch stands, and there is one."""
+        return self.running > 0 and len(self.standing) == self.running
+
+
 class _Trouble:
     """Says once that a watch is interrupted, once more if the trouble is of another kind, and once that it goes on."""
 
-    def __init__(self, ranges: Sequence[Range]) -> None:
+    def __init__(self, ranges: Sequence[Range], statistics: WatchStatistics) -> None:
+        self._statistics = statistics
         self._names = [from_wire(each.start) for each in ranges]
         self._kind: type[EtcdError] | None = None
 
     def noticed(self, error: EtcdError) -> None:
+        self._statistics.interruptions += 1
+        self._statistics.standing.discard(self)
         if type(error) is not self._kind:
             self._kind = type(error)
             log.warning("etcd-watch-interrupted", watching=self._names, error=str(error))
 
     def over(self) -> None:
+        self._statistics.standing.add(self)
         if self._kind is not None:
             self._kind = None
             log.info("etcd-watch-resumed", watching=self._names)
@@ -91,11 +109,24 @@ class _Position:
 
 
 async def watch_ranges(
-    wire: Wire, ranges: Sequence[Range], backoff: Backoff, silence: float
+    wire: Wire, ranges: Sequence[Range], backoff: Backoff, silence: float, statistics: WatchStatistics
 ) -> AsyncGenerator[Listing | Changes, None]:
     """The loop behind `Etcd.watch`."""
+    trouble = _Trouble(ranges, statistics)
+    statistics.running += 1
+    try:
+        async with aclosing(_watch(wire, ranges, backoff, silence, trouble)) as updates:
+            async for update in updates:
+                yield update
+    finally:
+        statistics.running -= 1
+        statistics.standing.discard(trouble)
+
+
+async def _watch(
+    wire: Wire, ranges: Sequence[Range], backoff: Backoff, silence: float, trouble: _Trouble
+) -> AsyncGenerator[Listing | Changes, None]:
     position: _Position | None = None
-    trouble = _Trouble(ranges)
     while True:
         try:
             if position is None:

@@ -51,11 +51,13 @@ class Kubernetes:
         kubeconfig: str | None,
         *,
         timing: Timing = DEFAULT_TIMING,
+        statistics: Statistics | None = None,
         now: Callable[[], float] = time.monotonic,
         chance: Callable[[], float] = random.random,
     ) -> None:
         """`kubeconfig` is the path of a file; None takes the service account of the pod one runs in.
 
+        `statistics` is counted in; clients may share one.
         `now` is a clock in seconds, `chance` gives numbers from 0 to 1. KubernetesError: the configuration cannot be
         used, and why.
         """
@@ -63,7 +65,7 @@ class Kubernetes:
         self._timing = timing
         self._now = now
         self._chance = chance
-        self._statistics = Statistics()
+        self._statistics = Statistics() if statistics is None else statistics
 
     async def __aenter__(self) -> Self:
         return self

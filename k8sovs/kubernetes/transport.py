@@ -86,13 +86,17 @@ class Transport:
         return answer.content
 
     async def lines(self, path: str, parameters: Mapping[str, str]) -> AsyncGenerator[bytes, None]:
-        """The lines of a watch until the server ends it. KubernetesError: refused, cut, or silent for too long."""
+        """The lines of a watch until the server ends it, and before them, when it stands, an empty one.
+
+        KubernetesError: refused, cut, or silent for too long.
+        """
         patience = httpx2.Timeout(self._timing.request_s, read=self._timing.inactivity_s)
         rest = b""
         try:
             async with self._client.stream("GET", path, params=dict(parameters), timeout=patience) as answer:
                 if not answer.is_success:
                     raise refused(f"watch of {path}", answer.status_code, answer.headers, await answer.aread())
+                yield b""
                 async for chunk in answer.aiter_bytes():
                     *lines, rest = (rest + chunk).split(b"\n")
                     for line in lines:

@@ -65,12 +65,19 @@ class Gone(Generic[T]):
 
 @dataclass(slots=True)
 class Statistics:
-    """Counters since the start, over all watches of a client."""
+    """Counters since the start, over all watches of a client; and how many watches there are, and which stand."""
 
     lists: int = 0
     watches: int = 0
     errors: int = 0
     undecodable: int = 0
+    running: int = 0
+    standing: set[object] = field(default_factory=set, repr=False)
+
+    @property
+    def connected(self) -> bool:
+        """Whether every watch stands, and there is one."""
+        return self.running > 0 and len(self.standing) == self.running
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +142,16 @@ class Watch(Generic[T]):
 
     async def run(self) -> AsyncGenerator[Listed[T] | Put[T] | Gone[T], None]:
         """Everything that happens to the objects, for ever."""
+        self._statistics.running += 1
+        try:
+            async with aclosing(self._follow()) as changes:
+                async for change in changes:
+                    yield change
+        finally:
+            self._statistics.running -= 1
+            self._statistics.standing.discard(self)
+
+    async def _follow(self) -> AsyncGenerator[Listed[T] | Put[T] | Gone[T], None]:
         timing = self._timing
         backoff = Backoff(
             self._now,
@@ -157,6 +174,7 @@ class Watch(Generic[T]):
             except KubernetesError as error:
                 asked_delay_s = error.retry_after_s
                 self._statistics.errors += 1
+                self._statistics.standing.discard(self)
                 if isinstance(error, Expired | Unreadable):
                     self._version = ""
                 if str(error) != reported:
@@ -212,7 +230,8 @@ class Watch(Generic[T]):
         }
         async with aclosing(self._transport.lines(self._query.path, parameters)) as lines:
             async for line in lines:
-                change = self._change(line)
+                self._statistics.standing.add(self)
+                change = self._change(line) if line else None
                 if change is not None:
                     yield change
 
