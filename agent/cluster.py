@@ -102,6 +102,12 @@ class ClusterSource:
             tasks.create_task(self._follow())
             tasks.create_task(self._keep_saved())
 
+    @property
+    def known(self) -> ClusterView:
+        """The view, for those who begin when there is one: it stays."""
+        assert self.view is not None, "nobody asks before there is a network configuration"
+        return self.view
+
     async def wait_live(self) -> None:
         """Wait until etcd has been heard."""
         while self.view is None or not self.view.live:

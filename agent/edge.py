@@ -13,27 +13,16 @@ from typing import NoReturn
 
 from agent import notify, sysctls
 from agent.attachment import PodAttachment
-from agent.cluster import ClusterSource, ClusterView
+from agent.cluster import ClusterView
 from agent.flow_reconciler import Demand, FlowReconciler
-from agent.host import Host
-from agent.identity import watch_identity
-from agent.links import Links
-from agent.metrics import FlowMetrics, NodeMetrics
-from agent.neighbours import Neighbours
-from agent.nftables import Nftables
-from agent.observe import Sight
-from agent.ovsdb import Ovsdb
-from agent.restore_wait import keep_armed
+from agent.metrics import FlowMetrics
 from agent.snapshot import Snapshots
-from agent.snapshot_file import SnapshotFile
-from agent.start import host_spec, run_until_stopped
+from agent.start import keep_forwarding, prepared, run_until_stopped
 from agent.switch import Switch
 from agent.sysctls import SysctlError
 from flows.flow import Source
 from k8sovs import metrics
-from k8sovs.config import Datapath, EdgeSettings
-from k8sovs.etcd import Etcd
-from k8sovs.exposition import Exposition
+from k8sovs.config import EdgeSettings
 from k8sovs.logs import get_logger
 
 log = get_logger(__name__)
@@ -51,48 +40,20 @@ async def run(settings: EdgeSettings) -> None:
 
 async def _serve(settings: EdgeSettings) -> None:
     registry = metrics.new_registry()
-    malformed = metrics.malformed_records(registry)
-    file = SnapshotFile(settings.state_dir / "cluster.json")
-    async with (
-        Exposition(registry, settings.metrics_address) as exposition,
-        Etcd(settings.etcd) as etcd,
-        Links() as links,
-        Nftables() as nftables,
-        asyncio.TaskGroup() as tasks,
-    ):
-        cluster = ClusterSource(etcd, settings.prefix, file, lambda kind: malformed.labels(kind).inc())
-        cluster.restore()
-        tasks.create_task(cluster.run())
-        ovsdb = Ovsdb(str(settings.ovs_rundir / "db.sock"), settings.bridge)
-        tasks.create_task(ovsdb.run())
-        sight = Sight(NodeMetrics(registry), etcd, ovsdb, cluster)
-        exposition.refresh_with(sight.look)
-        exposition.ready_when(sight.why_starting)
-
-        spec = await host_spec(cluster, ovsdb, links, settings)
-        identity = spec.identity
-        tasks.create_task(watch_identity(cluster, settings, identity))
-        host = Host(spec, links, ovsdb, nftables)
-        await host.prepare()
-        tasks.create_task(host.run())
+    async with prepared(settings, registry, None) as host:
+        tasks, cluster, identity = host.tasks, host.cluster, host.spec.identity
         tasks.create_task(_keep_load_balancer())
 
         switch = Switch(str(settings.ovs_rundir / f"{settings.bridge}.mgmt"))
         snapshots = Snapshots(identity)
-        flows = FlowReconciler(switch, lambda: _demand(_known(cluster), snapshots), metrics=FlowMetrics(registry))
-        sight.switch, sight.flows, sight.identity = switch, flows, identity
+        flows = FlowReconciler(switch, lambda: _demand(cluster.known, snapshots), metrics=FlowMetrics(registry))
+        host.sight.switch, host.sight.flows = switch, flows
         cluster.changed.follow(flows.request)
         tasks.create_task(switch.run())
         tasks.create_task(flows.run())
         await flows.reconcile()
-        if spec.datapath is Datapath.NETDEV:
-            neighbours = Neighbours(
-                links, switch, settings.ovs_rundir, cluster.changed, lambda: snapshots.peers(_known(cluster))
-            )
-            tasks.create_task(neighbours.run())
-        else:
-            tasks.create_task(keep_armed(ovsdb, switch, flows, spec.underlay.ifname))
-        exposition.ready_when(sight.why_no_forwarding)
+        tasks.create_task(keep_forwarding(host, switch, flows, snapshots, settings.ovs_rundir))
+        host.exposition.ready_when(host.sight.why_no_forwarding)
         log.info("ready", address=str(identity.address), gateway=str(identity.gateway))
         notify.ready(os.environ.get("NOTIFY_SOCKET", ""))
 
@@ -112,8 +73,3 @@ def _demand(view: ClusterView, snapshots: Snapshots) -> Demand:
     # What an edge host has is all its own but for the other hosts, whom etcd knows.
     sources = set(Source) - (set() if view.live else {Source.PEERS})
     return Demand(snapshots.take(view, _NO_PODS), frozenset(sources))
-
-
-def _known(cluster: ClusterSource) -> ClusterView:
-    assert cluster.view is not None, "a view, once known, stays"
-    return cluster.view

@@ -17,30 +17,24 @@ from pathlib import Path
 from agent.attach import Attacher, Devices, PodNetwork
 from agent.attachments import Attachments, keep_remembered, outdated_limits, outdated_tenancies
 from agent.bandwidth import Bandwidth
-from agent.cluster import ClusterSource, ClusterView
+from agent.cluster import ClusterSource
 from agent.cni_server import CniServer
 from agent.flow_reconciler import Demand, FlowReconciler
 from agent.host import Host, HostSpec
-from agent.identity import watch_identity
 from agent.ipam import AddressRefused, Leases
 from agent.links import Links
-from agent.metrics import CniMetrics, FlowMetrics, NodeMetrics
-from agent.neighbours import Neighbours
-from agent.nftables import Nftables
-from agent.observe import Sight
+from agent.metrics import CniMetrics, FlowMetrics
 from agent.ofports import Ofports
 from agent.ovsdb import Ovsdb
 from agent.podlink import HOST_LINK_PREFIX
 from agent.ports import PodPorts
 from agent.reaper import Reaper
-from agent.restore_wait import keep_armed
 from agent.service_filters import service_filter_spec
 from agent.services import Services
 from agent.shaping import Shaper, desired_shapes
 from agent.signal import when_changed
 from agent.snapshot import Identity, Snapshots
-from agent.snapshot_file import SnapshotFile
-from agent.start import host_spec, run_until_stopped
+from agent.start import keep_forwarding, prepared, run_until_stopped
 from agent.switch import Switch, SwitchDisconnected
 from cni.conf import install_conf, install_executable, render_conflist
 from cni.errors import CniError
@@ -48,8 +42,6 @@ from flows import service
 from flows.flow import Source
 from k8sovs import metrics
 from k8sovs.config import AgentSettings, Datapath, ServiceProxy
-from k8sovs.etcd import Etcd
-from k8sovs.exposition import Exposition
 from k8sovs.kubernetes import Statistics
 from k8sovs.logs import get_logger
 
@@ -70,31 +62,10 @@ async def run(settings: AgentSettings) -> None:
 
 async def _serve(settings: AgentSettings) -> None:
     registry = metrics.new_registry()
-    malformed = metrics.malformed_records(registry)
-    file = SnapshotFile(settings.state_dir / "cluster.json")
-    async with (
-        Exposition(registry, settings.metrics_address) as exposition,
-        Etcd(settings.etcd) as etcd,
-        Links() as links,
-        Nftables() as nftables,
-        asyncio.TaskGroup() as tasks,
-    ):
-        cluster = ClusterSource(etcd, settings.prefix, file, lambda kind: malformed.labels(kind).inc())
-        cluster.restore()
-        tasks.create_task(cluster.run())
-        ovsdb = Ovsdb(str(settings.ovs_rundir / "db.sock"), settings.bridge)
-        tasks.create_task(ovsdb.run())
-        kubernetes = Statistics()
-        sight = Sight(NodeMetrics(registry), etcd, ovsdb, cluster, kubernetes)
-        exposition.refresh_with(sight.look)
-        exposition.ready_when(sight.why_starting)
-
-        spec = await host_spec(cluster, ovsdb, links, settings)
-        identity = spec.identity
-        tasks.create_task(watch_identity(cluster, settings, identity))
-        host = Host(spec, links, ovsdb, nftables)
-        await host.prepare()
-        tasks.create_task(host.run())
+    kubernetes = Statistics()
+    async with prepared(settings, registry, kubernetes) as node:
+        tasks, cluster, ovsdb, links, spec = node.tasks, node.cluster, node.ovsdb, node.links, node.spec
+        identity, sight = spec.identity, node.sight
         reaper, attachments = Reaper(links), Attachments(ovsdb)
         tasks.create_task(reaper.run())
         await _clear_dead(ovsdb, links, reaper)
@@ -105,7 +76,7 @@ async def _serve(settings: AgentSettings) -> None:
         flows = FlowReconciler(
             switch, lambda: _demand(cluster, attachments, snapshots, services), metrics=FlowMetrics(registry)
         )
-        sight.switch, sight.flows, sight.identity, sight.attachments = switch, flows, identity, attachments
+        sight.switch, sight.flows, sight.attachments = switch, flows, attachments
         for source in (cluster.changed, ovsdb.changes, services.changed):
             source.follow(flows.request)
         ports = PodPorts(ovsdb)
@@ -127,17 +98,11 @@ async def _serve(settings: AgentSettings) -> None:
             bandwidth.run(),
             shaper.run(),
             services.run(),
-            *((_tell_kernel(host, services, spec),) if settings.service_proxy is ServiceProxy.OVS else ()),
+            *((_tell_kernel(node.host, services, spec),) if settings.service_proxy is ServiceProxy.OVS else ()),
         ):
             tasks.create_task(daemon)
         await flows.reconcile()
-        if spec.datapath is Datapath.NETDEV:
-            neighbours = Neighbours(
-                links, switch, settings.ovs_rundir, cluster.changed, lambda: snapshots.peers(_known(cluster))
-            )
-            tasks.create_task(neighbours.run())
-        else:
-            tasks.create_task(keep_armed(ovsdb, switch, flows, spec.underlay.ifname))
+        tasks.create_task(keep_forwarding(node, switch, flows, snapshots, settings.ovs_rundir))
 
         ofports = Ofports(lambda: _held_ofports(switch), attachments.numbers)
         await ofports.begin()
@@ -151,7 +116,7 @@ async def _serve(settings: AgentSettings) -> None:
         leases = _leases(identity, attachments)
         attacher = Attacher(identity, network, cluster, bandwidth, attachments, leases, devices)
         sight.leases = leases
-        exposition.ready_when(lambda: _why_not_ready(attacher))
+        node.exposition.ready_when(lambda: _why_not_ready(attacher))
         await _serve_calls(CniServer(settings.cni_socket, attacher, metrics=CniMetrics(registry)), settings)
 
 
@@ -220,11 +185,6 @@ async def _held_ofports(switch: Switch) -> Collection[int]:
             return (await switch.port_numbers()).values()
 
 
-def _known(cluster: ClusterSource) -> ClusterView:
-    assert cluster.view is not None, "a view, once known, stays"
-    return cluster.view
-
-
 async def _tell_kernel(host: Host, services: Services, spec: HostSpec) -> None:
     """Keep the node's kernel informed of what it has to pass on to the switch, once that is known."""
     seen = 0
@@ -234,7 +194,7 @@ async def _tell_kernel(host: Host, services: Services, spec: HostSpec) -> None:
 
 
 def _demand(cluster: ClusterSource, attachments: Attachments, snapshots: Snapshots, services: Services) -> Demand:
-    view = _known(cluster)
+    view = cluster.known
     synced = {Source.PIPELINE, Source.NODE, Source.ATTACHMENTS}
     if view.live:
         synced.add(Source.PEERS)
