@@ -78,7 +78,7 @@ def test_every_one_of_110_pods_can_send_to_another_node_when_its_add_is_answered
 
 
 def test_a_burst_of_pods_can_send_to_another_node_when_each_add_is_answered(node: Node, far: str) -> None:
-    """A userspace switch loses some packets of tunnels while devices come and go; a settled pod's pings tell of it."""
+    """A switch that is kept waiting for a processor loses packets; a settled pod's pings tell of it."""
     with ExitStack() as sandboxes, ThreadPoolExecutor(8) as burst:
         settled, _ = sandboxes.enter_context(node.attached("red", "settled"))
 
