@@ -15,17 +15,17 @@ from itertools import count, cycle
 from agent.metrics import FlowMetrics
 from agent.signal import Signal
 from agent.switch import BundleRejected, Switch, SwitchDisconnected, SwitchRefused
-from flows.balancing import LEARNED_COOKIE
 from flows.desired import DesiredFlows, PartName, changed_keys
-from flows.diff import AddFlow, DeleteFlow, FlowChange, PutGroup, difference
-from flows.flow import Flow, FlowKey, Source
+from flows.diff import AddFlow, AddPassingFlow, DeleteFlow, FlowChange, PutGroup, difference
+from flows.flow import PASSING_COOKIE, Flow, FlowKey, Source
 from flows.group import GroupEntry
 from flows.openflow.messages import InstalledFlow, MeterEntry
 from flows.pipeline import pod_flows
-from flows.replies import silenced
+from flows.replies import FORMER_IDLE_S, Place, former_flow, place_of
+from flows.service import Protocol
 from flows.service_parts import Part, Rule, RuleKey
 from flows.snapshot import Snapshot
-from flows.tables import AFFINITY, ARP_METER, ARP_RATE
+from flows.tables import ARP_METER, ARP_RATE, UNCOUNTED
 from k8sovs.logs import get_logger
 from k8sovs.metrics import CollectorRegistry
 
@@ -62,14 +62,12 @@ class _Table:
 
     @property
     def flows(self) -> int:
-        """How many flows the switch should hold, but for those that it learns by itself."""
-        return sum(
-            not isinstance(rule, GroupEntry) and rule.table != AFFINITY.number for rule in self.installed.values()
-        )
+        """How many flows the switch should hold, but for those that come and go by themselves."""
+        return sum(not isinstance(rule, GroupEntry) and rule.table not in UNCOUNTED for rule in self.installed.values())
 
     def read_anew(self, flows: Iterable[InstalledFlow], groups: Iterable[GroupEntry]) -> None:
         """Forget what was believed; `flows` and `groups` are what the switch holds."""
-        self.installed = {entry.flow.key: entry.flow for entry in flows if entry.cookie != LEARNED_COOKIE}
+        self.installed = {entry.flow.key: entry.flow for entry in flows if entry.cookie != PASSING_COOKIE}
         self.installed |= {group.key: group for group in groups}
         self.met, self.doubtful = None, False
 
@@ -104,6 +102,8 @@ class _Table:
                     self.installed[flow.key] = flow
                 case PutGroup(group):
                     self.installed[group.key] = group
+                case AddPassingFlow():
+                    pass
                 case _:
                     del self.installed[change.key]
 
@@ -211,14 +211,31 @@ class FlowReconciler:
             lost.cancel()
             auditing.cancel()
 
+    def _left_alone(self, table: _Table, changes: Iterable[FlowChange]) -> list[AddPassingFlow]:
+        """What lets connections go on that unlisted endpoints have, if nobody said that these would end.
+
+        A pod that lives may be taken from a Service. Nobody cuts the connections that it has; kube-proxy does not.
+        """
+        places = ((change.key, place_of(change.key)) for change in changes if isinstance(change, DeleteFlow))
+        return [
+            AddPassingFlow(former_flow(flow), FORMER_IDLE_S)
+            for key, place in places
+            if place and not self._is_over(place) and isinstance(flow := table.installed.get(key), Flow)
+        ]
+
+    def _is_over(self, place: Place) -> bool:
+        """Whether connections to where an endpoint was are to end: UDP's never would, an ended pod's are dead."""
+        return place.protocol is Protocol.UDP or self._desired.has_ended(place)
+
     async def _forget_connections(self, changes: Iterable[FlowChange]) -> None:
         """Let go of what was tracked towards endpoints that are gone, so that nobody goes on sending to them."""
         for change in changes:
-            if isinstance(change, DeleteFlow) and (flush := silenced(change.key)):
+            place = place_of(change.key) if isinstance(change, DeleteFlow) else None
+            if place is not None and self._is_over(place):
                 try:
-                    await self._switch.flush_connections(flush)
+                    await self._switch.flush_connections(place.forgetting)
                 except SwitchRefused as refused:
-                    log.warning("connections-not-forgotten", endpoint=str(flush.address), error=str(refused))
+                    log.warning("connections-not-forgotten", endpoint=str(place.address), error=str(refused))
 
     async def _audit(self, table: _Table) -> None:
         """Notice, until the connection is lost, that somebody else added, removed or changed flows."""
@@ -230,7 +247,7 @@ class FlowReconciler:
                     await self._compare(table, next(sources))
                 commits, believed = table.commits, table.flows
                 stats = (await self._switch.table_stats()).values()
-                there = sum(one.flows for one in stats if one.table != AFFINITY.number)
+                there = sum(one.flows for one in stats if one.table not in UNCOUNTED)
                 if there != believed and table.unchanged_since(commits):
                     log.warning("flows-touched", there=there, ours=believed, action="comparing all of them")
                     self._metrics.touched.inc()
@@ -264,7 +281,7 @@ class FlowReconciler:
         while changes := table.changes(parts, demand.synced):
             table.commits += 1
             try:
-                await self._commit(changes)
+                await self._commit([*self._left_alone(table, changes), *changes])
                 table.take_over(changes)
             except BundleRejected as rejected:
                 _set_aside(table, rejected)

@@ -14,7 +14,7 @@ from typing import NoReturn
 
 from agent.connection import Connection, SwitchDisconnected, SwitchRefused
 from agent.signal import Signal
-from flows.diff import AddFlow, DeleteFlow, DeleteGroup, PutGroup
+from flows.diff import AddFlow, AddPassingFlow, DeleteFlow, DeleteGroup, PutGroup
 from flows.flow import Flow, Source
 from flows.group import GroupEntry, GroupType
 from flows.openflow import (
@@ -60,7 +60,7 @@ LAST_RETRY_S = 1.0
 SILENCE_S = 5.0
 ALL_BITS = (1 << 64) - 1
 
-Change = AddFlow | DeleteFlow | PutGroup | DeleteGroup | FlowMod | FlowPurge | GroupMod
+Change = AddFlow | AddPassingFlow | DeleteFlow | PutGroup | DeleteGroup | FlowMod | FlowPurge | GroupMod
 
 log = get_logger(__name__)
 
@@ -236,6 +236,8 @@ def _message(change: Change) -> FlowMod | FlowPurge | GroupMod:
     match change:
         case AddFlow(flow):
             return FlowMod.add(flow)
+        case AddPassingFlow(flow, idle_s):
+            return FlowMod.add(flow, idle_s)
         case DeleteFlow(key):
             return FlowMod.delete(key)
         case PutGroup(group):

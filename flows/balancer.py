@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from ipaddress import IPv4Address
 
 from flows import fields
 from flows.actions import Nat, Output, SetField, Track
@@ -14,6 +15,7 @@ from flows.snapshot import Snapshot, mac_of
 from flows.tables import (
     BALANCE,
     BY_NODE_PORT,
+    DIRECT,
     EGRESS,
     NODE_PORT,
     NODE_PORT_ADDRESS,
@@ -23,6 +25,7 @@ from flows.tables import (
     ROUTE,
     SERVICE,
     SERVICE_IN,
+    SERVICE_ZONE,
     TUN_PORT,
     TURN_ADDRESS,
     TURN_ZONE,
@@ -31,6 +34,7 @@ from flows.tables import (
 )
 
 _NO_PORT = 0
+_NEW = (fields.CT_TRACKED | fields.CT_NEW, fields.CT_TRACKED | fields.CT_NEW | fields.CT_INVALID)
 _TRANSLATED = fields.CT_TRACKED | fields.CT_DST_NAT
 
 
@@ -60,6 +64,9 @@ def balancing_flows(snapshot: Snapshot) -> Iterator[Flow]:
     yield rule.goto(BALANCE, Priority.FALLBACK, IPV4, ROUTE)
     yield rule.act(REFUSE, Priority.FALLBACK, IPV4, SetField(fields.ETH_SRC, REFUSED_MAC), *to_node)
 
+    yield direct_flow(node.gateway, Source.NODE)
+    yield rule.goto(DIRECT, Priority.FALLBACK, IPV4, ROUTE)
+
     # The node's own connection to an endpoint at a node, this one or (by the node's kernel) another.
     own = Match.masked(
         {
@@ -71,3 +78,21 @@ def balancing_flows(snapshot: Snapshot) -> Iterator[Flow]:
     turn = Track(TURN_ZONE, TURNED.number, commit=True, nat=Nat(TURN_ADDRESS, source=True))
     yield Flow(EGRESS.number, Priority.GUARD, own, (turn,), None, Source.NODE)
     yield rule.act(TURNED, Priority.FALLBACK, IPV4, *to_node)
+
+
+def direct_flow(client: IPv4Address, source: Source) -> Flow:
+    """What remembers a connection that `client` opens to the own address of an endpoint.
+
+    An answer tells nothing but the endpoint's address and the client's port. A client that has both a connection to
+    the endpoint and one by way of a Service would have both from the same port, if it picks it twice, as it may; so
+    the later one is given another port on its way. Like this the source stays, and so does its port if it is free.
+    """
+    opened = Match.masked(
+        {
+            fields.CT_STATE: _NEW,
+            fields.ETH_TYPE: (0x0800, 0xFFFF),
+            fields.IPV4_SRC: (int(client), 0xFFFFFFFF),
+        }
+    )
+    remember = Track(SERVICE_ZONE, ROUTE.number, commit=True, nat=Nat(client, source=True))
+    return Flow(DIRECT.number, Priority.MATCH, opened, (remember,), None, source)

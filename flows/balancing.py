@@ -20,7 +20,7 @@ from ipaddress import IPv4Address, IPv4Network
 from flows import fields
 from flows.actions import Action, Group, Learn, Nat, Resubmit, SetField, Track
 from flows.fields import Field
-from flows.flow import COOKIE_OWNER, Flow, Source
+from flows.flow import PASSING_COOKIE, Flow, Source
 from flows.group import Bucket, GroupEntry, GroupType, Selection
 from flows.match import Match
 from flows.rules import Rules, Words
@@ -47,9 +47,6 @@ GROUP_SIZE = 12
 
 AFFINITY_SIZE = 200
 """The same with session affinity, where a message with the whole group must not exceed 64 KiB."""
-
-LEARNED_COOKIE = COOKIE_OWNER << 32 | 0xFE
-"""The cookie of flows that the switch learned; nobody else installs or removes flows in their table."""
 
 IPV4: Mapping[Field, int] = {fields.ETH_TYPE: 0x0800}
 FRAGMENT = (1, 1)
@@ -223,7 +220,7 @@ class _Choices:
                 AFFINITY.number,
                 Priority.MATCH,
                 min(affinity_s, 0xFFFF),
-                LEARNED_COOKIE,
+                PASSING_COOKIE,
                 same=(fields.IPV4_SRC,),
                 values=((BALANCED, group),),
                 writes=chosen,

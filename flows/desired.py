@@ -12,6 +12,7 @@ from typing import Generic, TypeVar
 
 from flows.flow import Flow, FlowKey, Source
 from flows.pipeline import node_flows, peer_flows, pipeline_flows, pod_flows
+from flows.replies import Place
 from flows.service import ServiceProxy
 from flows.service_parts import Part, Rule, RuleKey, ServiceParts
 from flows.snapshot import Attachment, Mode, Peer, Snapshot
@@ -71,6 +72,10 @@ class DesiredFlows:
         self._inputs, self._parts = inputs, parts
         all_parts: dict[PartName, Part] = {(source, 0): part for source, part in parts.items()}
         return all_parts | {(Source.SERVICES, number): part for number, part in self._of_services(snapshot).items()}
+
+    def has_ended(self, place: Place) -> bool:
+        """Whether an endpoint was there that the snapshot before still had, and said that it would end."""
+        return self._services is not None and place in self._services[1].ended
 
     def _of_services(self, snapshot: Snapshot) -> Mapping[int, Part]:
         networks = (snapshot.service_network, snapshot.cluster_network, snapshot.node.subnet, snapshot.service_proxy)

@@ -27,6 +27,14 @@ class AddFlow:
 
 
 @dataclass(frozen=True, slots=True)
+class AddPassingFlow:
+    """Install `flow` until it has not been used for `idle_s` seconds. Nobody keeps account of it."""
+
+    flow: Flow
+    idle_s: int
+
+
+@dataclass(frozen=True, slots=True)
 class DeleteFlow:
     """Remove the flow with exactly this key."""
 
@@ -47,7 +55,7 @@ class DeleteGroup:
     key: GroupKey
 
 
-FlowChange = AddFlow | DeleteFlow | PutGroup | DeleteGroup
+FlowChange = AddFlow | AddPassingFlow | DeleteFlow | PutGroup | DeleteGroup
 
 
 def difference(

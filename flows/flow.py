@@ -11,6 +11,10 @@ from flows.match import Match
 COOKIE_OWNER = 0x6B38736F  # "k8so": the upper half of every cookie of ours
 COOKIE_OWNER_MASK = 0xFFFFFFFF_00000000
 
+PASSING_COOKIE = COOKIE_OWNER << 32 | 0xFE
+"""Of flows that go when unused, of which nobody keeps account: those the switch learned, and those for connections of
+endpoints that are no longer listed."""
+
 
 class Source(IntEnum):
     """Where the knowledge behind a flow comes from; a source that is not synced may add flows, never remove them.

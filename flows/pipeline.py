@@ -4,8 +4,8 @@ Each function returns the flows of one thing, with the source of the knowledge b
 together, and the agent compares the whole with the switch (`flows.diff`) and applies what differs.
 `flows.tables` has the map of the tables, `docs/pipeline.md` the reasons.
 
-Size: a pod costs 3 flows and one for each accepted VNI (two while a change is under way) and for VNI 0; a node costs
-3; a pod elsewhere, or a VNI without a local pod, costs none.
+Size: a pod costs 3 flows (4 where the switch handles Services) and one for each accepted VNI (two while a change is
+under way) and for VNI 0; a node costs 3 (4); a pod elsewhere, or a VNI without a local pod, costs none.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from ipaddress import IPv4Address
 
 from flows import fields
 from flows.actions import IN_PORT, CopyField, Meter, Output, SetField, Track
-from flows.balancer import balancing_flows
+from flows.balancer import balancing_flows, direct_flow
 from flows.flow import Flow, Source
 from flows.match import Match
 from flows.rules import Rules, Words
@@ -28,6 +28,7 @@ from flows.tables import (
     CLASSIFY,
     DELIVER,
     EGRESS,
+    FORMER,
     FROM_OUTSIDE,
     HOST_IN,
     HOST_NEXT_HOP,
@@ -101,7 +102,8 @@ def pipeline_flows() -> Iterator[Flow]:
     outside = SetField(SERVICE, FROM_OUTSIDE)
     yield rule.goto(HOST_IN, Priority.FALLBACK, _IPV4, SERVICE_IN, _AS_GLOBAL, outside)
     yield rule.goto(SERVICE_IN, Priority.FALLBACK, _IPV4, ROUTE)
-    yield rule.goto(REPLY, Priority.FALLBACK, _IPV4, DELIVER)
+    yield rule.goto(REPLY, Priority.FALLBACK, _IPV4, FORMER)
+    yield rule.goto(FORMER, Priority.FALLBACK, _IPV4, DELIVER)
     yield rule.goto(STEER, Priority.FALLBACK, _IPV4, DELIVER)
     for network in UNROUTABLE:
         yield rule.drop(ROUTE, Priority.GUARD, {**_IPV4, fields.IPV4_DST: network})
@@ -187,6 +189,7 @@ def pod_flows(pod: Attachment, mode: Mode, proxy: ServiceProxy = ServiceProxy.KU
         yield rule.act(HOST_IN, Priority.MATCH, own, sends, remember)
     else:
         yield rule.goto(HOST_IN, Priority.MATCH, own, SERVICE_IN, sends)
+        yield direct_flow(pod.address, Source.ATTACHMENTS)
 
     for sender in _accepted(pod, mode):
         yield rule.act(

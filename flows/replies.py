@@ -1,5 +1,7 @@
 """The flows of one endpoint's address: what an endpoint sends may be an answer to a client of a Service.
 
+What is sent to it by its own address is tracked too, or the answers to both could not be told from each other.
+
 Such packets go through connection tracking on the node of the client, where the connection was translated, and get
 the Service's address back as their source. A packet that belongs to no connection (somebody spoke to the endpoint by
 its own address, or a connection is forgotten and this is its last RST) goes on as it is.
@@ -8,19 +10,33 @@ its own address, or a connection is forgotten and this is its last RST) goes on 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, IPv4Network
 
 from flows import fields
 from flows.actions import Nat, Track
-from flows.balancing import FRAGMENT, IPV4, SOURCE_PORT
+from flows.balancing import DESTINATION_PORT, FRAGMENT, IPV4, SOURCE_PORT
 from flows.fields import Field
 from flows.flow import Flow, FlowKey, Source
 from flows.match import Match
 from flows.openflow.messages import FlushConnections
 from flows.rules import Rules, Words
 from flows.service import Protocol
-from flows.tables import DELIVER, EGRESS, REPLY, SERVICE_ZONE, STEER, TURN_ADDRESS, TURN_ZONE, TURNED, Priority
+from flows.tables import (
+    DELIVER,
+    DIRECT,
+    EGRESS,
+    FORMER,
+    NODE_PORT,
+    REPLY,
+    SERVICE_IN,
+    SERVICE_ZONE,
+    STEER,
+    TURN_ADDRESS,
+    TURN_ZONE,
+    TURNED,
+    Priority,
+)
 
 _ICMP = 1
 _UNREACHABLE = 3
@@ -30,6 +46,9 @@ _ON_ITS_WAY = (
 )
 """In `fields.CT_STATE`: translated to its backend, and no answer (whose destination may be translated as well)."""
 _rule = Rules(Source.SERVICES)
+
+FORMER_IDLE_S = 8_100
+"""How long a connection that goes on to a former endpoint may say nothing: longer than TCP's keepalive of two hours."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -55,6 +74,17 @@ def steered_flows(address: IPv4Address, ports: Collection[Answering]) -> Iterato
     )
     steered = (Track(SERVICE_ZONE, STEER.number),)
     yield Flow(REPLY.number, Priority.NETWORK, fragment, steered, None, Source.SERVICES)
+
+
+def direct_flows(address: IPv4Address, ports: Collection[Answering], pods: IPv4Network) -> Iterator[Flow]:
+    """The flows for what is sent to `ports` of `address` without a Service; `pods` is the network of all pods."""
+    known = Track(SERVICE_ZONE, DIRECT.number, nat=Nat())
+    # One that is no pod may be a node, where a NodePort comes first.
+    tables = (SERVICE_IN,) if address in pods else (SERVICE_IN, NODE_PORT)
+    for protocol, port in sorted({(one.protocol, one.port) for one in ports}):
+        asked: Words = {**IPV4, fields.IPV4_DST: address, fields.IP_PROTO: protocol, DESTINATION_PORT[protocol]: port}
+        for table in tables:
+            yield _rule.act(table, Priority.NETWORK, asked, known)
 
 
 def reply_flows(address: IPv4Address, ports: Collection[Answering], subnet: IPv4Network) -> Iterator[Flow]:
@@ -84,10 +114,29 @@ def reply_flows(address: IPv4Address, ports: Collection[Answering], subnet: IPv4
         yield Flow(REPLY.number, Priority.GUARD, Match.masked(itself), (turn,), None, Source.SERVICES)
 
 
-def silenced(key: FlowKey) -> FlushConnections | None:
-    """What to forget when the flow with `key` is gone: connections to an endpoint that answers no more."""
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where an endpoint answers."""
+
+    protocol: Protocol
+    address: IPv4Address
+    port: int
+
+    @property
+    def forgetting(self) -> FlushConnections:
+        """What makes the switch forget all connections to this place."""
+        return FlushConnections(SERVICE_ZONE, self.protocol, self.address, self.port)
+
+
+def place_of(key: FlowKey) -> Place | None:
+    """The place whose answers the flow with `key` looks up; None for any other flow."""
     address, protocol = key.match.get(fields.IPV4_SRC), key.match.get(fields.IP_PROTO)
     if key.table != REPLY.number or address is None or protocol not in tuple(Protocol):
         return None
     port = key.match.get(SOURCE_PORT[Protocol(protocol)])
-    return None if port is None else FlushConnections(SERVICE_ZONE, protocol, IPv4Address(address), port)
+    return None if port is None else Place(Protocol(protocol), IPv4Address(address), port)
+
+
+def former_flow(flow: Flow) -> Flow:
+    """What looks up the answers of a place that is an endpoint's no more, as `flow` did while it was."""
+    return replace(flow, table=FORMER.number)

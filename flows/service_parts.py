@@ -7,7 +7,7 @@ there may be tens of thousands, they are put together in `SHARDS` parts; a chang
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from hashlib import blake2b
 from ipaddress import IPv4Address, IPv4Network
@@ -16,7 +16,7 @@ from zlib import crc32
 from flows.balancing import Frontend, fragment_flow, frontends, service_rules
 from flows.flow import Flow, FlowKey
 from flows.group import GroupEntry, GroupKey
-from flows.replies import Answering, reply_flows, steered_flows
+from flows.replies import Answering, Place, direct_flows, reply_flows, steered_flows
 from flows.service import Service, ServiceProxy, answers
 from flows.tables import UNROUTABLE
 
@@ -42,6 +42,7 @@ class ServiceParts:
         self._balances = proxy is ServiceProxy.OVS
         self._network = network
         self._kept_free = (network, pods, *UNROUTABLE)
+        self._pods = pods
         self._subnet = subnet
         self._services: Mapping[str, Service] = {}
         self._parts: dict[int, Part] = {}
@@ -51,6 +52,8 @@ class ServiceParts:
         self._outer: Counter[IPv4Address] = Counter()
         self._answering: dict[IPv4Address, Counter[Answering]] = defaultdict(Counter)
         self._numbers = GroupNumbers()
+        self.ended: frozenset[Place] = frozenset()
+        """Endpoints that went with the last update and had said before that they would: nothing is left of them."""
 
     def update(self, services: Mapping[str, Service]) -> Mapping[int, Part]:
         """The parts for `services`, by number; those that have not changed are the same objects."""
@@ -129,6 +132,7 @@ class ServiceParts:
     def _recount_endpoints(self, old: Iterable[Service], new: Iterable[Service]) -> None:
         """Make the parts of those addresses anew whose ports are others now."""
         before: dict[IPv4Address, frozenset[Answering]] = {}
+        ending = {place for service in old for place in _ending(service)}
         for services, step in ((old, -1), (new, 1)):
             for service in services:
                 for address, answering in _answering(service):
@@ -137,17 +141,26 @@ class ServiceParts:
                     counted[answering] += step
                     if not counted[answering]:
                         del counted[answering]
+        self.ended = frozenset(place for place in ending if not self._answers(place))
         for address, ports in sorted(before.items()):
             counted = self._answering[address]
             if not counted:
                 del self._answering[address]
                 self._put(("endpoint", int(address)), {})
             elif counted.keys() != ports:
-                if self._balances:
-                    flows = reply_flows(address, counted, self._subnet)
-                else:
-                    flows = steered_flows(address, counted)
-                self._put(("endpoint", int(address)), {flow.key: flow for flow in flows})
+                self._put(("endpoint", int(address)), {flow.key: flow for flow in self._of_endpoint(address, counted)})
+
+    def _answers(self, place: Place) -> bool:
+        return any(
+            (one.protocol, one.port) == (place.protocol, place.port) for one in self._answering.get(place.address, ())
+        )
+
+    def _of_endpoint(self, address: IPv4Address, ports: Collection[Answering]) -> Iterator[Flow]:
+        if self._balances:
+            yield from reply_flows(address, ports, self._subnet)
+            yield from direct_flows(address, ports, self._pods)
+        else:
+            yield from steered_flows(address, ports)
 
 
 def _answering(service: Service) -> Iterator[tuple[IPv4Address, Answering]]:
@@ -156,6 +169,13 @@ def _answering(service: Service) -> Iterator[tuple[IPv4Address, Answering]]:
             if answers(port.protocol, endpoint):
                 backend = endpoint.backend
                 yield backend.address, Answering(port.protocol, backend.port, service.external_local)
+
+
+def _ending(service: Service) -> Iterator[Place]:
+    for port in service.ports:
+        for endpoint in port.endpoints:
+            if endpoint.terminating:
+                yield Place(port.protocol, endpoint.backend.address, endpoint.backend.port)
 
 
 class GroupNumbers:

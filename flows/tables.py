@@ -10,6 +10,7 @@ A packet enters at `classify` and moves only forward:
 
     service [-> node_port] -> balance [-> affinity, backend] -> route   for a Service: tracked, then on as before
                                                               -> refuse
+                           -> direct -> route                           for an endpoint's own address: tracked as well
 
 The three `*_in` tables establish who sends, and leave the sender's VNI in `SOURCE_VNI`; nothing after them asks where
 a packet came from, but for two loop guards. `deliver` alone decides about tenancy, on the node of the receiver.
@@ -27,7 +28,7 @@ from ipaddress import IPv4Address, IPv4Network
 
 from flows.fields import register
 
-RULE_VERSION = 2
+RULE_VERSION = 3
 """Version of the pipeline as a whole; raised with every change of its flows (the golden test insists)."""
 
 VXLAN_PORT = 1
@@ -147,16 +148,22 @@ DELIVER = Table(
     "Whether the sender's VNI may reach the local pod (or the node's gateway) that the packet is for.",
 )
 STEER = Table(
-    66,
+    68,
     "steer",
     "Whether an answer is for a connection that the node's kube-proxy translated, and so has to pass it again.",
     (DELIVER,),
+)
+FORMER = Table(
+    66,
+    "former",
+    "Whether it comes from where an endpoint was: connections that it had go on; these flows go when unused.",
+    (STEER, DELIVER),
 )
 REPLY = Table(
     65,
     "reply",
     "Whether a packet for this node is an endpoint's, and so perhaps the answer to a Service's client.",
-    (STEER, DELIVER),
+    (FORMER, STEER, DELIVER),
 )
 ROUTE = Table(
     60,
@@ -185,17 +192,23 @@ BALANCE = Table(
     "Which group of endpoints takes a new connection; packets of those that have one go on.",
     (BACKEND, REFUSE, ROUTE),
 )
+DIRECT = Table(
+    53,
+    "direct",
+    "Whether somebody opens a connection to an endpoint's own address: its port must differ from those to Services.",
+    (ROUTE,),
+)
 NODE_PORT = Table(
     52,
     "node_port",
     "Whether a packet for the address of a node is for a Service's NodePort.",
-    (BALANCE, ROUTE),
+    (DIRECT, BALANCE, ROUTE),
 )
 SERVICE_IN = Table(
     50,
     "service",
     "Whether a packet is for a Service; such a packet goes through connection tracking.",
-    (NODE_PORT, BALANCE, ROUTE, REPLY),
+    (NODE_PORT, DIRECT, BALANCE, ROUTE, REPLY),
 )
 ARP = Table(
     40,
@@ -229,6 +242,9 @@ CLASSIFY = Table(
 
 TABLES = (
     *(CLASSIFY, TUNNEL_IN, HOST_IN, POD_IN, ARP),
-    *(SERVICE_IN, NODE_PORT, BALANCE, AFFINITY, BACKEND, REFUSE),
-    *(ROUTE, REPLY, STEER, DELIVER, TUNNEL_OUT, EGRESS, TO_NODE, TURNED),
+    *(SERVICE_IN, NODE_PORT, DIRECT, BALANCE, AFFINITY, BACKEND, REFUSE),
+    *(ROUTE, REPLY, FORMER, STEER, DELIVER, TUNNEL_OUT, EGRESS, TO_NODE, TURNED),
 )
+
+UNCOUNTED = frozenset({AFFINITY.number, FORMER.number})
+"""Tables whose flows come and go by themselves: nobody counts them, or misses one."""

@@ -6,7 +6,7 @@ from struct import Struct
 from struct import error as StructError
 from typing import assert_never
 
-from flows.flow import Flow
+from flows.flow import PASSING_COOKIE, Flow
 from flows.group import Bucket, GroupEntry, GroupType
 from flows.match import Match
 from flows.openflow.actions import encode_actions, encode_instructions
@@ -135,13 +135,14 @@ def _flow_mod(message: FlowMod) -> bytes:
     target = message.target
     cookie, instructions = 0, b""
     if isinstance(target, Flow):
-        cookie = target.cookie
+        cookie = PASSING_COOKIE if message.idle_s else target.cookie
         instructions = encode_instructions(target.actions, target.goto)
     elif message.command is not FlowCommand.DELETE_STRICT:
         raise OpenFlowError(f"{message.command.name} needs a whole flow, not only the key {target}")
     # Cookie mask 0: the cookie is what the flow gets, not a condition.
     head = _FLOW_MOD.pack(
-        cookie, 0, target.table, message.command, 0, 0, target.priority, NO_BUFFER, ANY, ANY, 0, 0
+        *(cookie, 0, target.table, message.command, message.idle_s, 0, target.priority),
+        *(NO_BUFFER, ANY, ANY, 0, 0),
     )  # fmt: skip
     return head + encode_match(target.match) + instructions
 

@@ -89,11 +89,13 @@ class FlowMod:
 
     command: FlowCommand
     target: Flow | FlowKey
+    idle_s: int = 0
+    """the flow goes when it has not been used for so many seconds, and has `PASSING_COOKIE`; 0: it stays"""
 
     @classmethod
-    def add(cls, flow: Flow) -> FlowMod:
+    def add(cls, flow: Flow, idle_s: int = 0) -> FlowMod:
         """Install `flow`, in place of one with the same key."""
-        return cls(FlowCommand.ADD, flow)
+        return cls(FlowCommand.ADD, flow, idle_s)
 
     @classmethod
     def modify(cls, flow: Flow) -> FlowMod:

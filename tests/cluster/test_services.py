@@ -25,7 +25,7 @@ PODS = {
     "default/g": "node2",
 }
 NODES = {"node1": "192.0.2.11", "node2": "192.0.2.12"}
-OUTER = "203.0.113.7"
+OUTER = "198.51.100.7"
 
 
 @dataclass
@@ -285,6 +285,38 @@ def test_an_endpoint_that_ends_keeps_its_connections_and_gets_no_new_ones(cluste
     cluster.slice("red/web", "!red/c", "red/b", ready=False, serving=True, terminating=True)
     cluster.eventually_answered("red/a", address, {"red/b"})
     assert say(talking) == "same"
+
+
+@pytest.mark.parametrize("kind", ["tcp", "udp"])
+@pytest.mark.parametrize("backend", ["red/b", "red/c"])
+@pytest.mark.parametrize("who", ["red/a", "node1"])
+def test_one_source_port_serves_an_endpoints_own_address_and_a_service_at_once(
+    cluster: Cluster, who: str, backend: str, kind: str
+) -> None:
+    by_service = f"{cluster.service('red/web', backend, udp=kind == 'udp')}:80"
+    by_address = f"{cluster.ip[backend]}:{PORT}"
+    # A TCP server sends its name, then echoes; one of UDP always begins with its name.
+    wanted = [backend, backend, *(["hello"] * 2 if kind == "tcp" else [backend] * 2)]
+
+    def both(first: str, second: str) -> list[str]:
+        return cluster.inside.ask_both(cluster.netns[who], first, second, kind)
+
+    eventually(lambda: both(by_service, by_service)[0] == backend, "the Service answers")
+    assert both(by_service, by_address) == wanted
+    assert both(by_address, by_service) == wanted
+
+
+def test_a_connection_to_an_endpoint_that_is_listed_no_more_goes_on_while_its_pod_lives(cluster: Cluster) -> None:
+    address = cluster.service("red/web", "red/b", "red/c")
+    cluster.eventually_answered("red/a", address, {"red/b", "red/c"})
+    talks = [cluster.inside.start(cluster.netns["red/a"], "talk", address, "80") for _ in range(8)]
+    assert {talking.stdout.readline().split()[0] for talking in talks if talking.stdout} == {"red/b", "red/c"}
+    cluster.slice("red/web", "red/b")
+    cluster.eventually_answered("red/a", address, {"red/b"})
+    assert [say(talking) for talking in talks] == ["same"] * len(talks)
+    cluster.slice("red/web")
+    cluster.eventually_answered("red/a", address, {"ConnectionRefusedError"})
+    assert [say(talking) for talking in talks] == ["same"] * len(talks)
 
 
 def test_a_udp_client_gets_another_endpoint_when_its_own_is_gone_and_a_refusal_when_it_was_the_last(

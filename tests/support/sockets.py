@@ -12,6 +12,8 @@ import subprocess
 import sys
 import threading
 from collections import Counter
+from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 
@@ -90,6 +92,36 @@ def talk(host: str, port: int) -> None:
                 return
 
 
+def ask_both(first: str, second: str, kind: str) -> list[str]:
+    """Ask two addresses (ADDRESS:PORT) from one source port, by sockets that are open at once; then both once more."""
+    said = []
+    with ExitStack() as stack:
+        sockets: list[socket.socket] = []
+        for place in (first, second):
+            host, _, port = place.rpartition(":")
+            asking = stack.enter_context(
+                socket.socket(socket.AF_INET, socket.SOCK_STREAM if kind == "tcp" else socket.SOCK_DGRAM)
+            )
+            asking.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            asking.settimeout(2.0)
+            asking.bind(("", sockets[0].getsockname()[1] if sockets else 0))
+            sockets.append(asking)
+            said.append(_said(lambda asking=asking, to=(host, int(port)): asking.connect(to), asking, kind))  # type: ignore[misc]
+        said += [_said(lambda: None, asking, "udp") for asking in sockets]
+    return said
+
+
+def _said(before: Callable[[], None], asking: socket.socket, kind: str) -> str:
+    """The first word of what comes after `before`; a server of TCP speaks first."""
+    try:
+        before()
+        if kind == "udp":
+            asking.send(b"hello\n")
+        return asking.recv(UDP_SIZE).decode().split()[0]
+    except OSError as error:
+        return type(error).__name__
+
+
 class Inside:
     """Runs these in network namespaces; ends what it started when left."""
 
@@ -120,6 +152,10 @@ class Inside:
     def ask_udp(self, netns: str, host: str, port: int, *sizes: int, timeout_s: float = 5.0) -> list[str]:
         """The answers to datagrams from `netns`."""
         return _run(netns, "ask_udp", host, str(port), json.dumps(sizes), str(timeout_s))
+
+    def ask_both(self, netns: str, first: str, second: str, kind: str) -> list[str]:
+        """What two addresses said to one source port of `netns`, one after the other, twice."""
+        return _run(netns, "ask_both", first, second, kind)
 
     def start(self, netns: str, *argv: str) -> subprocess.Popen[str]:
         """A process that goes on; talk to it by its pipes."""
@@ -164,6 +200,8 @@ def main() -> None:
             _tell(json.dumps(ask(host, int(port), int(times), float(timeout_s))))
         case ["ask_udp", host, port, sizes, timeout_s]:
             _tell(json.dumps(ask_udp(host, int(port), json.loads(sizes), float(timeout_s))))
+        case ["ask_both", first, second, kind]:
+            _tell(json.dumps(ask_both(first, second, kind)))
         case ["talk", host, port]:
             talk(host, int(port))
 

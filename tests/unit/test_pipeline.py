@@ -15,6 +15,7 @@ from flows.desired import desired_flows
 from flows.flow import Flow, Source
 from flows.match import Match
 from flows.pipeline import peer_flows, pod_flows
+from flows.replies import former_flow, place_of
 from flows.service import Service, ServiceProxy
 from flows.snapshot import Attachment, Mode, Peer, Tenancy
 from flows.tables import (
@@ -70,6 +71,7 @@ def test_every_declared_goto_is_taken() -> None:
     world = World(Mode.MULTITENANT, 2, (Pod(0, 0, tenant(10)),), examples())
     by_kube_proxy = replace(world.snapshot(0), service_proxy=ServiceProxy.KUBE_PROXY)
     flows = [*flows_of(world), *desired_flows(by_kube_proxy).values()]
+    flows += [former_flow(flow) for flow in flows if place_of(flow.key)]
     taken = {(flow.table, flow.goto) for flow in flows if flow.goto is not None}
     taken |= {
         (flow.table, action.table)

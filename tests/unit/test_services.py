@@ -17,7 +17,7 @@ from flows.diff import AddFlow, DeleteFlow, DeleteGroup, FlowChange, PutGroup, d
 from flows.flow import Flow, FlowKey, Source
 from flows.group import GroupEntry
 from flows.openflow.messages import FlushConnections
-from flows.replies import silenced
+from flows.replies import Place, place_of
 from flows.service import Backend, Endpoint, Protocol, Service, ServicePort, ServiceProxy, usable
 from flows.service_parts import Rule, RuleKey
 from flows.snapshot import Mode
@@ -100,7 +100,8 @@ def test_a_change_of_one_endpoint_touches_one_group_and_nothing_else_but_its_own
     changes = difference(rules(few, *others), rules(more, *others), ALL)
     assert sum(isinstance(change, PutGroup) for change in changes) == 1
     flows = [change.flow for change in changes if isinstance(change, AddFlow)]
-    assert {flow.match.get(fields.IPV4_SRC) for flow in flows} == {int(IPv4Address("172.11.4.3"))}
+    ends = {flow.match.get(fields.IPV4_SRC) or flow.match.get(fields.IPV4_DST) for flow in flows}
+    assert ends == {int(IPv4Address("172.11.4.3"))}
     assert len(changes) == 1 + len(flows)
 
 
@@ -153,8 +154,27 @@ def test_what_goes_on_to_an_endpoint_that_is_gone_is_forgotten() -> None:
     port = ServicePort(Protocol.UDP, 53, None, (endpoint("172.11.4.2", 5353),))
     before, after = rules(Service("a/dns", (vip(1),), (port,))), rules(Service("a/dns", (vip(1),), ()))
     deleted = [change.key for change in difference(before, after, ALL) if isinstance(change, DeleteFlow)]
-    flushed = [flush for key in deleted if (flush := silenced(key))]
+    flushed = [place.forgetting for key in deleted if (place := place_of(key))]
     assert flushed == [FlushConnections(SERVICE_ZONE, 17, IPv4Address("172.11.4.2"), 5353)]
+
+
+def test_only_what_said_that_it_would_end_counts_as_ended_when_it_is_gone() -> None:
+    desired = DesiredFlows()
+    ending = endpoint("172.11.4.2", ready=False, terminating=True)
+    stays, taken = endpoint("172.11.4.3"), endpoint("172.11.4.4")
+    for found in (service("a/web", 1, ending, stays, taken), service("a/web", 1, stays)):
+        desired.parts(World(Mode.MULTITENANT, 2, (), (found,)).snapshot(0))
+    places = [Place(Protocol.TCP, one.backend.address, one.backend.port) for one in (ending, stays, taken)]
+    assert [desired.has_ended(place) for place in places] == [True, False, False]
+
+
+def test_an_endpoint_that_another_service_still_lists_has_not_ended() -> None:
+    desired = DesiredFlows()
+    ending = endpoint("172.11.4.2", ready=False, terminating=True)
+    both = (service("a/web", 1, ending), service("a/other", 2, ending))
+    for found in (both, both[:1]):
+        desired.parts(World(Mode.MULTITENANT, 2, (), found).snapshot(0))
+    assert not desired.has_ended(Place(Protocol.TCP, ending.backend.address, ending.backend.port))
 
 
 def test_nobody_takes_the_address_of_a_pod_or_of_another_service_as_an_external_one() -> None:
