@@ -30,7 +30,17 @@ from agent.replica import COLUMNS, NotUnderstood, Replica
 from agent.signal import Signal
 from k8sovs.logs import get_logger
 
-__all__ = ["BridgeSpec", "BridgeView", "OtherBridge", "Ovsdb", "OvsdbError", "PodPort", "PortRefused", "PortView"]
+__all__ = [
+    "BridgeSpec",
+    "BridgeView",
+    "ChangeRefused",
+    "OtherBridge",
+    "Ovsdb",
+    "OvsdbError",
+    "PodPort",
+    "PortRefused",
+    "PortView",
+]
 
 log = get_logger(__name__)
 
@@ -45,6 +55,10 @@ _SILENCE_S = 5.0
 
 class OvsdbError(Exception):
     """The database refused a change, or nobody carried it out in time."""
+
+
+class ChangeRefused(OvsdbError):
+    """The database refused a change, all of it: one part is enough."""
 
 
 class PortRefused(OvsdbError):
@@ -249,13 +263,13 @@ class Ovsdb:
             except NoBridge as error:
                 raise OvsdbError(str(error)) from None
             except RequestFailed as error:
-                raise OvsdbError(f"the database refused a change: {error}") from None
+                raise ChangeRefused(f"the database refused a change: {error}") from None
             except Disconnected:
                 await asyncio.sleep(0)  # `run` takes notice
                 continue
             for result in results if isinstance(results, list) else []:
                 if isinstance(result, dict) and "error" in result:
-                    raise OvsdbError(f"the database refused a change: {result['error']}: {result.get('details')}")
+                    raise ChangeRefused(f"the database refused a change: {result['error']}: {result.get('details')}")
             return
 
     def _bridge_edits(self, spec: BridgeSpec) -> list[Operation]:

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TypeVar
 
 from agent.batch import Batch
-from agent.ovsdb import Ovsdb, OvsdbError, PodPort
+from agent.ovsdb import ChangeRefused, Ovsdb, OvsdbError, PodPort
 
 Item = TypeVar("Item")
 
@@ -16,8 +16,8 @@ class PodPorts:
 
     def __init__(self, ovsdb: Ovsdb) -> None:
         self._ovsdb = ovsdb
-        self._insertions: Batch[PodPort, None] = Batch(_all_alike(ovsdb.insert_ports))
-        self._removals: Batch[str, None] = Batch(_all_alike(ovsdb.remove_ports))
+        self._insertions: Batch[PodPort, None] = Batch(_in_one_go(ovsdb.insert_ports))
+        self._removals: Batch[str, None] = Batch(_in_one_go(ovsdb.remove_ports))
 
     async def add(self, port: PodPort) -> int:
         """Add one port; returns its ofport once the switch forwards. Raises PortRefused or OvsdbError.
@@ -46,14 +46,24 @@ class PodPorts:
         return self._ovsdb.connected
 
 
-def _all_alike(
+def _in_one_go(
     change: Callable[[Sequence[Item]], Awaitable[None]],
 ) -> Callable[[Sequence[Item]], Awaitable[Mapping[int, Exception | None]]]:
-    """The outcomes of a transaction: it is made for all of its items or for none."""
+    """The outcomes of a transaction, which is made for all of its items or for none.
+
+    One that the database refuses is tried again in halves, so that the refusal meets the item that it is about.
+    """
 
     async def commit(items: Sequence[Item]) -> Mapping[int, Exception | None]:
         try:
             await change(items)
+        except ChangeRefused as error:
+            half = len(items) // 2
+            if half == 0:
+                return {0: error}
+            outcomes = dict(await commit(items[:half]))
+            later = await commit(items[half:])
+            return outcomes | {half + position: outcome for position, outcome in later.items()}
         except OvsdbError as error:
             return dict.fromkeys(range(len(items)), error)
         return dict.fromkeys(range(len(items)))

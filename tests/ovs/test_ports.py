@@ -9,7 +9,7 @@ from ipaddress import IPv4Address
 
 import pytest
 
-from agent.ovsdb import BridgeSpec, Ovsdb, PodPort
+from agent.ovsdb import BridgeSpec, ChangeRefused, Ovsdb, PodPort
 from agent.ports import PodPorts
 from tests.support.openvswitch import OpenVswitch
 from tests.support.processes import hanging
@@ -62,3 +62,18 @@ async def test_an_addition_that_was_undone_before_the_database_answered_leaves_n
     await wait_port(ovsdb, there=True)
     await wait_port(ovsdb, there=False)
     assert await ports.add(PORT) == PORT.ofport_request, "its name is free again"
+
+
+async def test_a_port_that_the_database_refuses_holds_up_no_other_of_its_burst(
+    openvswitch: OpenVswitch, ovsdb: Ovsdb, ports: PodPorts
+) -> None:
+    openvswitch.vsctl("add-br", "foreign", "--", "add-port", "foreign", "k8o258")
+    burst = [PodPort(f"k8o{number}", number, {"k8sovs-address": f"172.11.0.{number - 254}"}) for number in range(256, 263)]
+    outcomes = await asyncio.gather(*map(ports.add, burst), return_exceptions=True)
+    refused = {port.name: outcome for port, outcome in zip(burst, outcomes, strict=True) if not isinstance(outcome, int)}
+    assert list(refused) == ["k8o258"]
+    assert isinstance(refused["k8o258"], ChangeRefused)
+    assert "k8o258" in str(refused["k8o258"])
+    there = set(openvswitch.vsctl("list-ports", "br0").split())
+    assert there == {port.name for port in burst} - {"k8o258"} | {"tun0", "vxlan0"}
+    assert openvswitch.vsctl("list-ports", "foreign").split() == ["k8o258"], "what is somebody else's stays"
