@@ -19,7 +19,7 @@ from flows.desired import DesiredFlows, PartName, changed_keys
 from flows.diff import AddFlow, AddPassingFlow, DeleteFlow, FlowChange, PutGroup, difference
 from flows.flow import PASSING_COOKIE, Flow, FlowKey, Source
 from flows.group import GroupEntry
-from flows.openflow.messages import InstalledFlow, MeterEntry
+from flows.openflow.messages import FlushConnections, InstalledFlow, MeterEntry
 from flows.pipeline import pod_flows
 from flows.replies import FORMER_IDLE_S, Place, former_flow, place_of
 from flows.service import Protocol
@@ -128,6 +128,7 @@ class FlowReconciler:
         self._applied_upto = 0
         self._served: int | None = None
         self._distrusted = False
+        self._unforgotten: dict[FlowKey, FlushConnections] = {}
 
     @property
     def current(self) -> bool:
@@ -227,15 +228,24 @@ class FlowReconciler:
         """Whether connections to where an endpoint was are to end: UDP's never would, an ended pod's are dead."""
         return place.protocol is Protocol.UDP or self._desired.has_ended(place)
 
-    async def _forget_connections(self, changes: Iterable[FlowChange]) -> None:
-        """Let go of what was tracked towards endpoints that are gone, so that nobody goes on sending to them."""
+    def _leave_behind(self, changes: Iterable[FlowChange]) -> None:
+        """Note whose connections are to be forgotten. Before the commit: when the switch is lost in it, nobody knows
+        whether the flows are gone, and they are in no later difference if they are.
+        """
         for change in changes:
             place = place_of(change.key) if isinstance(change, DeleteFlow) else None
             if place is not None and self._is_over(place):
+                self._unforgotten[change.key] = place.forgetting
+
+    async def _forget_connections(self, table: _Table) -> None:
+        """Let go of what was tracked towards endpoints that are gone, so that nobody goes on sending to them."""
+        for key, flush in list(self._unforgotten.items()):
+            if key not in table.installed:  # else the endpoint has come back, and keeps its connections
                 try:
-                    await self._switch.flush_connections(place.forgetting)
+                    await self._switch.flush_connections(flush)
                 except SwitchRefused as refused:
-                    log.warning("connections-not-forgotten", endpoint=str(place.address), error=str(refused))
+                    log.warning("connections-not-forgotten", endpoint=str(flush.address), error=str(refused))
+            del self._unforgotten[key]
 
     async def _audit(self, table: _Table) -> None:
         """Notice, until the connection is lost, that somebody else added, removed or changed flows."""
@@ -280,6 +290,7 @@ class FlowReconciler:
         parts = self._desired.parts(demand.snapshot)
         while changes := table.changes(parts, demand.synced):
             table.commits += 1
+            self._leave_behind(changes)
             try:
                 await self._commit([*self._left_alone(table, changes), *changes])
                 table.take_over(changes)
@@ -288,9 +299,9 @@ class FlowReconciler:
                 continue
             finally:
                 table.commits += 1
-            await self._forget_connections(changes)
             log.debug("flows-committed", changes=len(changes), installed=len(table.installed))
             break
+        await self._forget_connections(table)
         table.met, table.synced = parts, demand.synced
 
     async def _commit(self, changes: Sequence[FlowChange]) -> None:

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network
+from pathlib import Path
 
 import pytest
 import structlog
@@ -16,9 +17,12 @@ from agent.flow_reconciler import AUDIT_S, Demand, FlowReconciler
 from agent.switch import Switch
 from flows.desired import desired_flows
 from flows.flow import Source
+from flows.service import Protocol, Service, ServicePort, ServiceProxy
 from flows.snapshot import Attachment, Mode, Node, Peer, Snapshot, Tenancy
 from flows.text import flow_text
+from tests.support.cutting import Relay
 from tests.support.openvswitch import OpenVswitch
+from tests.support.services import endpoint, vip
 
 DEADLINE_S = 20.0
 ALL = frozenset(Source)
@@ -52,8 +56,10 @@ def bridge(openvswitch: OpenVswitch) -> OpenVswitch:
 
 
 @asynccontextmanager
-async def reconciling(bridge: OpenVswitch, wishes: Wishes, audit_s: float = AUDIT_S) -> AsyncIterator[FlowReconciler]:
-    switch = Switch(str(bridge.mgmt("br0")))
+async def reconciling(
+    bridge: OpenVswitch, wishes: Wishes, audit_s: float = AUDIT_S, path: Path | None = None
+) -> AsyncIterator[FlowReconciler]:
+    switch = Switch(str(path or bridge.mgmt("br0")))
     reconciler = FlowReconciler(switch, wishes, audit_s)
     running = [asyncio.create_task(switch.run()), asyncio.create_task(reconciler.run())]
     try:
@@ -220,3 +226,30 @@ async def test_a_flow_that_the_switch_refuses_holds_up_no_other(bridge: OpenVswi
         shown = installed(bridge)
     assert shown >= expected(bridge, BUSY)
     assert not [flow for flow in shown if "table=70" in flow and "nw_dst=172.11.0.3" in flow]
+
+
+def commits(message: bytes) -> bool:
+    """A bundle control message with a commit in it (OpenFlow 1.5.1, section 7.3.9)."""
+    return message[1] == 33 and message[12:14] == b"\0\4"
+
+
+def flushes(message: bytes) -> bool:
+    """Nicira's extension number 32 (openflow/nicira-ext.h)."""
+    return message[1] == 4 and message[8:16] == bytes.fromhex("00002320 00000020")
+
+
+@pytest.mark.parametrize(("cut", "delivered"), [(flushes, False), (commits, True)], ids=["after-it", "in-the-commit"])
+async def test_connections_are_forgotten_although_the_switch_was_lost_when_their_endpoint_went(
+    bridge: OpenVswitch, tmp_path: Path, cut: Callable[[bytes], bool], delivered: bool
+) -> None:
+    port = ServicePort(Protocol.UDP, 53, None, (endpoint("172.11.4.2", 5353),))
+    served = replace(BUSY, service_proxy=ServiceProxy.OVS, services={"a/dns": Service("a/dns", (vip(1),), (port,))})
+    wishes = Wishes(served)
+    relay = Relay(tmp_path / "relay", bridge.mgmt("br0"), lambda message: leaving and cut(message), delivered=delivered)
+    leaving = False
+    async with relay.running(), reconciling(bridge, wishes, path=tmp_path / "relay") as reconciler:
+        await reconciler.reconcile()
+        wishes.snapshot, leaving = replace(served, services={}), True
+        await reconciler.reconcile()
+        assert relay.done
+        await until(lambda: any(map(flushes, relay.passed)))
