@@ -36,6 +36,7 @@ from agent.podlink import (
 from agent.podshape import PodShape
 from agent.podview import PodLinkView
 from agent.underlay import NextHop, Underlay, UnderlayError
+from k8sovs.logs import get_logger
 
 __all__ = [
     "EVERYWHERE",
@@ -58,6 +59,8 @@ __all__ = [
     "host_link_name",
     "mac_text",
 ]
+
+log = get_logger(__name__)
 
 _WORKERS = 4
 _DISCARD_PORT = 9
@@ -138,8 +141,14 @@ class Links:
         except asyncio.CancelledError:
             with suppress(LinkError, NetnsGone):
                 await work
-                await self.delete_links([spec.host_name])
+                await self._undo(spec.host_name)
             raise
+
+    async def _undo(self, host_name: str) -> None:
+        try:
+            await self.delete_links([host_name])
+        except OSError as error:  # not in the place of the cancellation, which whoever is stopping the caller awaits
+            log.warning("link-not-deleted", link=host_name, error=str(error), action="the reaper deletes it")
 
     async def view_pod_link(self, host_name: str, netns: str, ifname: str) -> PodLinkView:
         """What the two ends of a pod's link are now. Raises NetnsGone, OSError."""

@@ -10,7 +10,7 @@ import errno
 import hashlib
 import socket
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
@@ -118,7 +118,8 @@ def _undone_on_failure(spec: PodLinkSpec) -> Iterator[None]:
     try:
         yield
     except BaseException as error:  # whatever it was, half a link must not stay
-        delete_links([spec.host_name])
+        with suppress(OSError):  # why the link was not made matters more; whoever asked for it has it deleted again
+            delete_links([spec.host_name])
         if isinstance(error, OSError):
             raise LinkError(f"link {spec.host_name} of {spec.ifname} in {spec.netns}: {error.strerror}") from error
         raise

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import fcntl
 import os
+import resource
 import socket
 import struct
 from collections.abc import AsyncIterator, Iterator
@@ -191,6 +192,24 @@ async def test_a_cancelled_creation_leaves_no_link(links: Links, sandbox: Sandbo
     assert host_links() == []
     async with asyncio.timeout(NODE_SETTLES_S):
         assert (await anext(events)).ifname == spec_for(sandbox).host_name, "it had been made"
+
+
+async def test_a_cancelled_creation_that_cannot_be_undone_is_still_a_cancelled_one(
+    links: Links, sandbox: Sandbox
+) -> None:
+    usual = resource.getrlimit(resource.RLIMIT_NOFILE)
+
+    def cancel() -> None:
+        creation.cancel()
+        resource.setrlimit(resource.RLIMIT_NOFILE, (0, usual[1]))  # nothing can be opened any more
+
+    creation = asyncio.create_task(links.make_pod_link(spec_for(sandbox), cancel))
+    try:
+        with pytest.raises(asyncio.CancelledError):
+            await creation
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, usual)
+    assert host_links() == [spec_for(sandbox).host_name], "it was left to whoever undoes the ADD"
 
 
 async def test_many_links_are_deleted_at_once_and_no_others(links: Links) -> None:
