@@ -68,9 +68,13 @@ async def test_a_port_that_the_database_refuses_holds_up_no_other_of_its_burst(
     openvswitch: OpenVswitch, ovsdb: Ovsdb, ports: PodPorts
 ) -> None:
     openvswitch.vsctl("add-br", "foreign", "--", "add-port", "foreign", "k8o258")
-    burst = [PodPort(f"k8o{number}", number, {"k8sovs-address": f"172.11.0.{number - 254}"}) for number in range(256, 263)]
+    burst = [
+        PodPort(f"k8o{number}", number, {"k8sovs-address": f"172.11.0.{number - 254}"}) for number in range(256, 263)
+    ]
     outcomes = await asyncio.gather(*map(ports.add, burst), return_exceptions=True)
-    refused = {port.name: outcome for port, outcome in zip(burst, outcomes, strict=True) if not isinstance(outcome, int)}
+    refused = {
+        port.name: outcome for port, outcome in zip(burst, outcomes, strict=True) if not isinstance(outcome, int)
+    }
     assert list(refused) == ["k8o258"]
     assert isinstance(refused["k8o258"], ChangeRefused)
     assert "k8o258" in str(refused["k8o258"])
