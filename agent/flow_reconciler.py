@@ -232,10 +232,10 @@ class FlowReconciler:
         """Note whose connections are to be forgotten. Before the commit: when the switch is lost in it, nobody knows
         whether the flows are gone, and they are in no later difference if they are.
         """
-        for change in changes:
-            place = place_of(change.key) if isinstance(change, DeleteFlow) else None
+        for key in (change.key for change in changes if isinstance(change, DeleteFlow)):
+            place = place_of(key)
             if place is not None and self._is_over(place):
-                self._unforgotten[change.key] = place.forgetting
+                self._unforgotten[key] = place.forgetting
 
     async def _forget_connections(self, table: _Table) -> None:
         """Let go of what was tracked towards endpoints that are gone, so that nobody goes on sending to them."""
