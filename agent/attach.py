@@ -40,6 +40,7 @@ from agent.shaping import Shaper
 from agent.snapshot import Identity
 from agent.tenancy import NoTenancy, wait_tenancy
 from agent.turns import Turns
+from agent.undoing import Undoing
 from cni.errors import CniError, ErrorCode
 from cni.request import AttachmentKey, Request
 from cni.result import Interface, IpConfig, Result, Route
@@ -110,10 +111,16 @@ class Attacher:
             attachments, devices.links, devices.flows, self._link_spec, extra=[devices.shaper.faults]
         )
         self._collector = Collector(attachments, self._disconnect)
+        self._undoing = Undoing(self._disconnect, devices.ports.wait_connected)
+
+    async def run_undoing(self) -> None:
+        """Undo, for ever, what failed ADDs could not undo while the database was away."""
+        await self._undoing.run()
 
     async def add(self, request: Request) -> Result:
         """Attach a pod; returns when it can send and be reached."""
         pod = request.pod
+        await self._undoing.wait_undone(request.key)
         if self._attachments.get(request.key) is not None:
             raise CniError(
                 ErrorCode.ALREADY_ATTACHED,
@@ -135,12 +142,10 @@ class Attacher:
             try:
                 await self._disconnect(request.key)
             except OvsdbError as error:
-                # A port without its device is taken away when the database is back, or by its DEL; the pod waits for
-                # neither. Its address is free after that.
+                # The pod's link waits for nobody; port and address go when the database is back.
                 self._devices.reaper.delete_later([host_link_name(request.key.container_id, request.key.ifname)])
-                log.warning(
-                    "add-not-undone", attachment=str(request.key), error=str(error), action="waiting for its DEL"
-                )
+                self._undoing.undo_later(request.key)
+                log.warning("add-not-undone", attachment=str(request.key), error=str(error), action="doing it later")
             raise
 
     async def delete(self, request: Request) -> None:
@@ -189,8 +194,21 @@ class Attacher:
         except LinkError as error:
             raise CniError(ErrorCode.IO_FAILURE, f"{attachment.key}: {error}") from error
         except (OvsdbError, SwitchAway, NoNumber) as error:
-            raise CniError(ErrorCode.TRY_AGAIN_LATER, f"{attachment.key}: {error}") from error
+            raise await self._failure(attachment, error) from error
         return made
+
+    async def _failure(self, attachment: PodAttachment, error: Exception) -> CniError:
+        """What to say when the switch did not take a port: perhaps only because its pod went away meanwhile."""
+        key = attachment.key
+        try:
+            await self._devices.links.view_pod_link(
+                host_link_name(key.container_id, key.ifname), attachment.netns, key.ifname
+            )
+        except NetnsGone as gone:
+            return CniError(ErrorCode.UNKNOWN_CONTAINER, f"{key}: {gone}")
+        except OSError as unseen:
+            log.warning("link-not-seen", attachment=str(key), error=str(unseen))
+        return CniError(ErrorCode.TRY_AGAIN_LATER, f"{key}: {error}")
 
     async def _make(self, spec: PodLinkSpec, port: PodPort) -> tuple[_Made, int]:
         """The flows, the link, and the port with its number; all have ended on return."""

@@ -2,7 +2,8 @@
 
 It owns the socket file and the spool directory beside it; what a call does to the node is the handler's business.
 Calls for one attachment run one after the other, in the order in which they arrived; others run side by side. A DEL
-that was spooled while no agent ran takes its place before any call that comes in by the socket. A call goes on to
+that was spooled while no agent ran takes its place before any call that comes in by the socket. One that cannot be
+done now, because the switch's database is away, is spooled too and succeeds: nobody need repeat it. A call goes on to
 its end when the caller hangs up: the runtime sends a DEL after an ADD whose answer it did not see.
 
 Callers are root's, but may be broken: each has a few seconds to say its call and to take the answer, and so many are
@@ -21,10 +22,12 @@ import socket
 import struct
 import time
 from collections.abc import Callable, Mapping
+from contextlib import AbstractAsyncContextManager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
-from agent.cni_spool import SpooledCall, read_spool
+from agent.cni_spool import SpooledCall, keep_call, read_spool
 from agent.metrics import CniMetrics
 from agent.turns import Turns
 from cni.errors import CniError, ErrorCode
@@ -48,6 +51,8 @@ CONNECTION_LIMIT = 512
 _NO_ROOM = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 _PEER_CREDENTIALS = struct.Struct("3i")  # struct ucred: pid, uid, gid
 
+_Turn: TypeAlias = AbstractAsyncContextManager[None]
+
 
 class Handler(Protocol):
     """What a call does. Each raises CniError for what the runtime should be told."""
@@ -68,6 +73,15 @@ class Handler(Protocol):
         """Raise unless ADD can be served now."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Outcome:
+    """What became of a call. `later`: it is a DEL that cannot be done now."""
+
+    status: int
+    output: bytes
+    later: bool = False
+
+
 class CniServer:
     """Serves `handler` at `socket_path`. Deadlines are in seconds."""
 
@@ -82,14 +96,17 @@ class CniServer:
         connection_limit: int = CONNECTION_LIMIT,
         now: Callable[[], float] = time.monotonic,
         metrics: CniMetrics | None = None,
+        wall_clock_ns: Callable[[], int] = time.time_ns,
     ) -> None:
         self._path = socket_path
+        self._spool = socket_path.parent / "spool"
         self._handler = handler
         self._read_deadline_s = read_deadline_s
         self._call_deadline_s = call_deadline_s
         self._spool_retry_s = spool_retry_s
         self._now = now
         self._metrics = metrics or CniMetrics(CollectorRegistry())
+        self._wall_clock_ns = wall_clock_ns
         self._room = asyncio.Semaphore(connection_limit)
         self._serving = asyncio.Event()
         self._turns = Turns()
@@ -104,30 +121,30 @@ class CniServer:
             async with asyncio.TaskGroup() as group:
                 # The socket is there first: an executable that finds nobody writes its file before it looks again,
                 # so a DEL is either in the spool by now or comes by the socket.
-                for call in read_spool(self._path.parent / "spool"):
+                for call in read_spool(self._spool):
                     group.create_task(self._carry_out(call))
                 # Tasks start in the order of their making: these queue for their attachments before any later call.
                 self._serving.set()
                 while True:
                     await self._room.acquire()
-                    group.create_task(self._serve(await _accept(listener)))
+                    group.create_task(self._serve(await _accept(listener), group))
 
     async def _carry_out(self, call: SpooledCall) -> None:
-        while True:
-            status, _ = await self._answer(call.content)
-            if status == 0:
-                call.path.unlink(missing_ok=True)
-                return
-            # It failed for a reason that was logged, which may pass; until then the file stays.
-            await asyncio.sleep(self._spool_retry_s)
+        async with self._turns.of(call.key):
+            while True:
+                if (await self._outcome(call.content, lambda _: nullcontext())).status == 0:
+                    call.path.unlink(missing_ok=True)
+                    return
+                # It failed for a reason that was logged, which may pass; until then the file stays.
+                await asyncio.sleep(self._spool_retry_s)
 
-    async def _serve(self, connection: socket.socket) -> None:
+    async def _serve(self, connection: socket.socket, group: asyncio.TaskGroup) -> None:
         try:
-            await self._converse(connection)
+            await self._converse(connection, group)
         finally:
             self._room.release()
 
-    async def _converse(self, connection: socket.socket) -> None:
+    async def _converse(self, connection: socket.socket, group: asyncio.TaskGroup) -> None:
         with connection:
             try:
                 call = await self._read_call(connection)
@@ -135,7 +152,9 @@ class CniServer:
                 log.warning("cni-call-refused", code=int(error.code), message=error.message)
                 answer = encode_answer(1, error.render())
             else:
-                answer = encode_answer(*await self._answer(call))
+                outcome = await self._outcome(call, self._turn)
+                done = outcome.later and await self._keep(call, group)
+                answer = encode_answer(0, b"") if done else encode_answer(outcome.status, outcome.output)
             try:
                 async with asyncio.timeout(self._read_deadline_s):
                     await asyncio.get_running_loop().sock_sendall(connection, answer)
@@ -165,16 +184,33 @@ class CniServer:
             raise CniError(ErrorCode.DECODING_FAILURE, f"the call has {length} bytes, more than {CALL_LIMIT}")
         return bytes(call)
 
-    async def _answer(self, call: bytes) -> tuple[int, bytes]:
-        """Exit status and standard output for `call`; logs and counts what became of it."""
+    async def _keep(self, call: bytes, group: asyncio.TaskGroup) -> bool:
+        """Keep a DEL and have it carried out later. Whether that could be done."""
+        try:
+            kept = await asyncio.to_thread(keep_call, self._spool, call, self._wall_clock_ns())
+        except OSError as error:
+            log.error(
+                "cni-del-not-kept", spool=str(self._spool), reason=error.strerror, action="the runtime repeats it"
+            )
+            return False
+        log.warning(
+            "cni-del-kept", attachment=str(kept.key), path=str(kept.path), action="trying again until it is done"
+        )
+        group.create_task(self._carry_out(kept))
+        return True
+
+    async def _outcome(self, call: bytes, turn: Callable[[Request], _Turn]) -> _Outcome:
+        """What becomes of `call`, in its turn; logs and counts it."""
         started = self._now()
         context: dict[str, str] = {}
         try:
-            return await self._answered(call, context, started)
+            return await self._answered(call, turn, context, started)
         finally:
             self._metrics.call_done(context.get("command", ""), self._now() - started)
 
-    async def _answered(self, call: bytes, context: dict[str, str], started: float) -> tuple[int, bytes]:
+    async def _answered(
+        self, call: bytes, turn: Callable[[Request], _Turn], context: dict[str, str], started: float
+    ) -> _Outcome:
         """The same; what identifies the call is put into `context` as soon as it is known."""
         version = LATEST
         try:
@@ -183,28 +219,31 @@ class CniServer:
             conf = NetConf.parse(stdin)
             version = conf.cni_version
             request = Request.parse(environment, conf)
-            result = await self._perform(request)
+            result = await self._perform(request, turn(request))
         except CniError as error:
             _level(context, log.warning)("cni-call-failed", **context, code=int(error.code), message=error.message)
             self._metrics.call_failed(context.get("command", ""), error)
-            return 1, error.render(version)
+            later = error.code is ErrorCode.TRY_AGAIN_LATER and context.get("command") == Command.DEL.value
+            return _Outcome(1, error.render(version), later)
         except Exception as error:  # whatever it is, the runtime must get an answer
             log.exception("cni-call-broke", **context)
             told = CniError(ErrorCode.INTERNAL, f"internal error of the agent: {error!r}")
             self._metrics.call_failed(context.get("command", ""), told)
-            return 1, told.render(version)
+            return _Outcome(1, told.render(version))
         milliseconds = round((self._now() - started) * 1000, 1)
         _level(context, log.info)("cni-call-done", **context, milliseconds=milliseconds)
-        return 0, b"" if result is None else result.render(version, request.previous)
+        return _Outcome(0, b"" if result is None else result.render(version, request.previous))
 
-    async def _perform(self, request: Request) -> Result | None:
+    def _turn(self, request: Request) -> _Turn:
+        """What a call has to wait for."""
+        alone = request.command not in (Command.GC, Command.STATUS)
+        return self._turns.of(request.key) if alone else nullcontext()
+
+    async def _perform(self, request: Request, turn: _Turn) -> Result | None:
         timeout = asyncio.timeout(self._call_deadline_s)
         try:
-            async with timeout:
-                if request.command in (Command.GC, Command.STATUS):
-                    return await self._dispatch(request)
-                async with self._turns.of(request.key):
-                    return await self._dispatch(request)
+            async with timeout, turn:
+                return await self._dispatch(request)
         except TimeoutError:
             if not timeout.expired():
                 raise

@@ -1,15 +1,17 @@
-"""Calls that the CNI executable kept for an agent that was away: one file each, in the form of the socket.
+"""DELs that are to be carried out later: one file each, in the form of the socket.
 
-The executable renames a file into place when it is complete, so every visible file is whole. Names sort by time.
+The CNI executable keeps them for an agent that is away, the agent while it cannot carry them out. A file is renamed
+into place when it is complete, so every visible file is whole. Names sort by time.
 """
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
 from cni.errors import CniError, ErrorCode
-from cni.request import Command, NetConf, Request
+from cni.request import AttachmentKey, Command, NetConf, Request
 from cni.wire import CALL_LIMIT, decode_call
 from k8sovs.logs import get_logger
 
@@ -21,6 +23,7 @@ class SpooledCall:
     """A DEL to be carried out; its file is removed when that is done."""
 
     path: Path
+    key: AttachmentKey
     content: bytes
 
 
@@ -31,19 +34,35 @@ def read_spool(directory: Path) -> list[SpooledCall]:
         try:
             with path.open("rb") as file:
                 content = file.read(CALL_LIMIT + 1)
-            _check(content)
+            key = _check(content)
         except OSError as error:
             log.warning("cni-spool-unreadable", path=str(path), reason=error.strerror)
         except CniError as error:
             log.warning("cni-spool-dropped", path=str(path), reason=error.message)
             path.unlink(missing_ok=True)
         else:
-            calls.append(SpooledCall(path, content))
+            calls.append(SpooledCall(path, key, content))
     return calls
 
 
-def _check(content: bytes) -> None:
+def keep_call(directory: Path, content: bytes, now_ns: int) -> SpooledCall:
+    """Keep a DEL; it is on the disk on return. Raises CniError for what is none, OSError."""
+    key = _check(content)
+    directory.mkdir(mode=0o700, exist_ok=True)
+    name = f"{now_ns // 10**9:012}.{now_ns % 10**9:09}-{os.getpid()}"
+    hidden, path = directory / f".{name}", directory / name
+    with open(os.open(hidden, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    hidden.rename(path)
+    return SpooledCall(path, key, content)
+
+
+def _check(content: bytes) -> AttachmentKey:
+    """Whose DEL it is. Raises CniError."""
     environment, stdin = decode_call(content)
-    command = Request.parse(environment, NetConf.parse(stdin)).command
-    if command is not Command.DEL:
-        raise CniError(ErrorCode.INVALID_ENVIRONMENT, f"only DEL is kept for later, not {command.value}")
+    request = Request.parse(environment, NetConf.parse(stdin))
+    if request.command is not Command.DEL:
+        raise CniError(ErrorCode.INVALID_ENVIRONMENT, f"only DEL is kept for later, not {request.command.value}")
+    return request.key

@@ -117,6 +117,7 @@ async def _serve(settings: AgentSettings) -> None:
         attacher = Attacher(identity, network, cluster, bandwidth, attachments, leases, devices)
         sight.leases = leases
         node.exposition.ready_when(lambda: _why_not_ready(attacher))
+        tasks.create_task(attacher.run_undoing())
         await _serve_calls(CniServer(settings.cni_socket, attacher, metrics=CniMetrics(registry)), settings)
 
 

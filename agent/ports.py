@@ -40,6 +40,10 @@ class PodPorts:
         """Serve `remove` for ever."""
         await self._removals.run()
 
+    async def wait_connected(self) -> None:
+        """Wait until the database is there."""
+        await self._ovsdb.wait_connected()
+
     @property
     def connected(self) -> bool:
         """Whether the database is there."""

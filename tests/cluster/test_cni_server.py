@@ -422,6 +422,51 @@ async def test_a_spooled_del_that_fails_is_kept_and_tried_again(path: Path) -> N
     assert attempts == 3
 
 
+async def test_a_del_that_cannot_be_done_now_is_kept_and_done_before_any_later_call_for_its_attachment(
+    path: Path,
+) -> None:
+    away = asyncio.Event()
+    away.set()
+
+    async def refuse_while_away(_: Request) -> None:
+        if away.is_set():
+            raise CniError(ErrorCode.TRY_AGAIN_LATER, "not yet")
+
+    handler = Recorder(refuse_while_away)
+    async with serving(CniServer(path, handler, spool_retry_s=0.01)):
+        assert await plugin(environment("DEL"), conf(path)) == (0, b"")
+        (kept,) = (path.parent / "spool").iterdir()
+        assert kept.stat().st_mode & 0o777 == 0o600
+        adding = asyncio.create_task(plugin(environment("ADD"), conf(path)))
+        away.clear()
+        assert (await adding)[0] == 0
+        assert list((path.parent / "spool").iterdir()) == []
+    assert [call.command for call in handler.done] == [Command.DEL, Command.ADD]
+
+
+async def test_a_del_that_was_kept_is_done_by_the_next_agent(path: Path) -> None:
+    async def refuse(_: Request) -> None:
+        raise CniError(ErrorCode.TRY_AGAIN_LATER, "not yet")
+
+    async with serving(CniServer(path, Recorder(refuse))):
+        assert await plugin(environment("DEL"), conf(path)) == (0, b"")
+    handler = Recorder()
+    async with serving(CniServer(path, handler)):
+        await handler.wait_done(1)
+    assert [call.command for call in handler.done] == [Command.DEL]
+
+
+async def test_a_del_that_can_neither_be_done_nor_kept_fails(path: Path) -> None:
+    async def refuse(_: Request) -> None:
+        raise CniError(ErrorCode.TRY_AGAIN_LATER, "not yet")
+
+    path.parent.mkdir(exist_ok=True)
+    async with serving(CniServer(path, Recorder(refuse))):
+        (path.parent / "spool").write_text("not a directory")
+        status, output = await plugin(environment("DEL"), conf(path))
+    assert (status, error_code(output)) == (1, ErrorCode.TRY_AGAIN_LATER)
+
+
 @pytest.mark.parametrize("content", [b"", b"junk", encode_call(environment("ADD"), conf(Path("/x"))), b"\0{}"])
 async def test_a_spooled_file_that_is_no_del_is_dropped_and_the_rest_is_carried_out(path: Path, content: bytes) -> None:
     await plugin(environment("DEL"), conf(path))

@@ -45,14 +45,21 @@ class Sandbox:
         maker = threading.Thread(target=lambda: opened.append(_unshared()))
         maker.start()
         maker.join()
-        (self._descriptor,) = opened
+        self._descriptor: int | None = opened[0]
         self.path = f"/proc/{os.getpid()}/fd/{self._descriptor}"
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+
+    def vanish(self) -> None:
+        """Go before the end of the block, as a sandbox does that the runtime gives up: the kernel takes its devices."""
+        assert self._descriptor is not None, "it is there only once"
         os.close(self._descriptor)
+        self._descriptor = None
 
     def command(self, *command: str) -> list[str]:
         """`command`, to be run inside."""

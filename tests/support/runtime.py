@@ -140,12 +140,12 @@ class Node:
         return self.run({"CNI_COMMAND": "GC", "CNI_PATH": "/opt/cni/bin"}, conf)
 
     def start(self, command: str, pod: Pod) -> subprocess.Popen[bytes]:
-        """A call that nobody waits for yet."""
+        """A call that nobody waits for yet; its standard output is there to be read."""
         with tempfile.TemporaryFile() as document:
             document.write(json.dumps(self.conf()).encode())
             document.seek(0)
             return subprocess.Popen(
-                [self.executable], stdin=document, stdout=subprocess.DEVNULL, env=_variables(command, pod)
+                [self.executable], stdin=document, stdout=subprocess.PIPE, env=_variables(command, pod)
             )
 
     def run(self, variables: Mapping[str, str], conf: Mapping[str, object] | None = None) -> Answer:
