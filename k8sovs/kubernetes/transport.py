@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass
 from typing import Final
@@ -24,6 +25,8 @@ class Timing:
     """one request that is no watch"""
     inactivity_s: float = 100.0
     """a watch on which nothing arrives; servers send a bookmark about once a minute"""
+    keepalive_s: int = 5
+    """between the kernel's questions on a silent connection whether the other host is there; see `_KEEPALIVE_PROBES`"""
     watch_s: float = 300.0
     """a watch is asked to end after this, plus up to half of it at random"""
     first_delay_s: float = 0.2
@@ -34,6 +37,10 @@ class Timing:
 
 
 DEFAULT_TIMING: Final = Timing()
+
+_KEEPALIVE_PROBES = 3
+"""Questions without an answer that end a connection. After a silence a server repeats what was lost as late as the
+silence was long (RFC 6298, section 5.5), and says nothing else before: a new connection is quicker."""
 
 
 class Transport:
@@ -52,8 +59,11 @@ class Transport:
                 raise ConfigError("no context is selected")
             if config.user is None:
                 config = config._replace(user=User())
-            parameters = client_adapter.ConnectionParams(timeout=httpx2.Timeout(timing.request_s), trust_env=False)
-            self._client = client_adapter.AsyncClient(config, parameters)
+            patience = httpx2.Timeout(timing.request_s)
+            parameters = client_adapter.ConnectionParams(timeout=patience, trust_env=False).httpx_params(config)
+            options = _keepalive(timing.keepalive_s)
+            parameters["transport"] = httpx2.AsyncHTTPTransport(verify=parameters["verify"], socket_options=options)
+            self._client = httpx2.AsyncClient(**parameters)
         except (ConfigError, OSError, KeyError, TypeError, ValueError, msgspec.ValidationError) as error:
             source = kubeconfig or "the pod's service account"
             raise KubernetesError(f"cannot use the Kubernetes configuration of {source}: {error!r}") from error
@@ -104,3 +114,15 @@ class Transport:
                             yield line
         except (httpx2.RequestError, ConfigError, OSError) as error:
             raise unavailable(f"the watch of {path}", error) from error
+
+
+def _keepalive(interval_s: int) -> list[tuple[int, int, int]]:
+    """Options for a socket whose kernel asks every `interval_s` seconds of silence (tcp(7))."""
+    return [
+        (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+        (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, interval_s),
+        (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, interval_s),
+        (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, _KEEPALIVE_PROBES),
+        # While a request is not acknowledged the kernel repeats it and asks nothing.
+        (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 1000 * interval_s * (1 + _KEEPALIVE_PROBES)),
+    ]
