@@ -57,6 +57,8 @@ HEAD_START_S = 0.005
 """How long a link waits for the flows. They take a fraction of this, unless the switch is busy or away. A new device
 sends the switch through all of its ports, and flows that come behind it wait for the end of that."""
 
+_NOTHING_LEFT = "nothing was left, so no DEL is needed; make a new sandbox"
+
 _Made: TypeAlias = tuple[PodLink, tuple[IPv4Network, ...]]
 """A link, and the destinations that are reached by it."""
 
@@ -133,7 +135,11 @@ class Attacher:
         except NoTenancy as error:
             raise CniError(ErrorCode.TRY_AGAIN_LATER, f"pod {pod.namespace}/{pod.name}: {error}") from error
         except SubnetFull as error:
-            raise CniError(ErrorCode.SUBNET_FULL, f"pod {pod.namespace}/{pod.name}: {error}") from error
+            raise CniError(
+                ErrorCode.SUBNET_FULL,
+                f"pod {pod.namespace}/{pod.name}: {error}",
+                "delete pods of this node or start it on another; HostSubnetLength says how many fit",
+            ) from error
         limits = self._bandwidth.at_start(pod, request.conf.runtime_config)
         attachment = PodAttachment(request.key, pod, request.netns, address, tenancy, limits, request.conf.name)
         try:
@@ -188,11 +194,15 @@ class Attacher:
             if attachment.limits != UNLIMITED:
                 await self._devices.shaper.reconcile()
         except NetnsGone as error:
-            raise CniError(ErrorCode.UNKNOWN_CONTAINER, f"{attachment.key}: {error}") from error
+            raise CniError(ErrorCode.UNKNOWN_CONTAINER, f"{attachment.key}: {error}", _NOTHING_LEFT) from error
         except InterfaceExists as error:
-            raise CniError(ErrorCode.INTERFACE_EXISTS, f"{attachment.key}: {error}") from error
+            raise CniError(
+                ErrorCode.INTERFACE_EXISTS, f"{attachment.key}: {error}", "it stays; ADD with another CNI_IFNAME"
+            ) from error
         except LinkError as error:
-            raise CniError(ErrorCode.IO_FAILURE, f"{attachment.key}: {error}") from error
+            raise CniError(
+                ErrorCode.IO_FAILURE, f"{attachment.key}: {error}", "nothing was left; see the agent's log"
+            ) from error
         except (OvsdbError, SwitchAway, NoNumber) as error:
             raise await self._failure(attachment, error) from error
         return made
@@ -205,10 +215,10 @@ class Attacher:
                 host_link_name(key.container_id, key.ifname), attachment.netns, key.ifname
             )
         except NetnsGone as gone:
-            return CniError(ErrorCode.UNKNOWN_CONTAINER, f"{key}: {gone}")
+            return CniError(ErrorCode.UNKNOWN_CONTAINER, f"{key}: {gone}", _NOTHING_LEFT)
         except OSError as unseen:
             log.warning("link-not-seen", attachment=str(key), error=str(unseen))
-        return CniError(ErrorCode.TRY_AGAIN_LATER, f"{key}: {error}")
+        return CniError(ErrorCode.TRY_AGAIN_LATER, f"{key}: {error}", "nothing was left; ADD again")
 
     async def _make(self, spec: PodLinkSpec, port: PodPort) -> tuple[_Made, int]:
         """The flows, the link, and the port with its number; all have ended on return."""

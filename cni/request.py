@@ -48,6 +48,19 @@ _REQUIRED = {
 }
 
 
+_EXPECTED = {
+    "CNI_COMMAND": "it must be one of ADD, DEL, CHECK, GC, STATUS, VERSION",
+    "CNI_CONTAINERID": "it must begin with a letter or a digit, go on with these, '_', '.' or '-', 255 at most",
+    "CNI_IFNAME": "it must be an interface's name: at most 15 bytes, none of them '/', ':', '%' or a space",
+    "CNI_NETNS": "it must be the absolute path of the sandbox's network namespace, shorter than 4096 bytes",
+    "CNI_ARGS": "it must be KEY=VALUE;..., with the pod's K8S_POD_NAMESPACE and K8S_POD_NAME",
+}
+"""What the runtime should have given."""
+
+_OF_THE_FILE = "correct the network configuration file, or remove it: the agent writes it anew"
+_OF_THE_RUNTIME = "the runtime puts this in: see its log, and whether it knows this version of CNI"
+
+
 @dataclass(frozen=True, slots=True, order=True)
 class AttachmentKey:
     """What identifies an attachment: one interface of one container."""
@@ -124,11 +137,14 @@ class Request:
         command = _command(environment)
         missing = [name for name in _REQUIRED[command] if not environment.get(name)]
         if missing:
-            raise CniError(ErrorCode.INVALID_ENVIRONMENT, f"{command.value} needs {', '.join(missing)}")
+            expected = "; ".join(f"{name}: {_EXPECTED[name]}" for name in missing)
+            raise CniError(ErrorCode.INVALID_ENVIRONMENT, f"{command.value} needs {', '.join(missing)}", expected)
         if command is Command.CHECK and conf.prev_result is None:
-            raise CniError(ErrorCode.INVALID_CONFIG, "prevResult: missing; CHECK needs the result of the ADD")
+            raise CniError(
+                ErrorCode.INVALID_CONFIG, "prevResult: missing; CHECK needs the result of the ADD", _OF_THE_RUNTIME
+            )
         if command is Command.GC and conf.valid_attachments is None:
-            raise CniError(ErrorCode.INVALID_CONFIG, f"{_VALID_ATTACHMENTS[0]}: missing; GC needs it")
+            raise CniError(ErrorCode.INVALID_CONFIG, f"{_VALID_ATTACHMENTS[0]}: missing; GC needs it", _OF_THE_RUNTIME)
         return cls(
             command=command,
             container_id=_checked(environment, "CNI_CONTAINERID", _is_container_id),
@@ -186,7 +202,7 @@ def _is_absolute_path(text: str) -> bool:
 
 
 def _bad_variable(name: str, value: str) -> CniError:
-    return CniError(ErrorCode.INVALID_ENVIRONMENT, f"{name}: {_shown.repr(value)} is not valid")
+    return CniError(ErrorCode.INVALID_ENVIRONMENT, f"{name}: {_shown.repr(value)} is not valid", _EXPECTED[name])
 
 
 def _command(environment: Mapping[str, str]) -> Command:
@@ -235,7 +251,7 @@ def _version(raw: Mapping[str, Json]) -> str:
 def _text(raw: Mapping[str, Json], field: str) -> str:
     value = raw.get(field)
     if not isinstance(value, str) or not value:
-        raise CniError(ErrorCode.INVALID_CONFIG, f"{field}: must be a text, not {_shown.repr(value)}")
+        raise CniError(ErrorCode.INVALID_CONFIG, f"{field}: must be a text, not {_shown.repr(value)}", _OF_THE_FILE)
     return value
 
 
@@ -243,7 +259,9 @@ def _identifier(raw: Mapping[str, Json], field: str) -> str:
     value = _text(raw, field)
     if not _IDENTIFIER.fullmatch(value):
         raise CniError(
-            ErrorCode.INVALID_CONFIG, f"{field}: {_shown.repr(value)} has characters that the specification forbids"
+            ErrorCode.INVALID_CONFIG,
+            f"{field}: {_shown.repr(value)} has characters that the specification forbids",
+            _OF_THE_FILE,
         )
     return value
 
@@ -251,7 +269,7 @@ def _identifier(raw: Mapping[str, Json], field: str) -> str:
 def _object(raw: Mapping[str, Json], field: str) -> Mapping[str, Json] | None:
     value = raw.get(field)
     if value is not None and not isinstance(value, dict):
-        raise CniError(ErrorCode.INVALID_CONFIG, f"{field}: must be an object")
+        raise CniError(ErrorCode.INVALID_CONFIG, f"{field}: must be an object", _OF_THE_RUNTIME)
     return value
 
 
@@ -261,7 +279,7 @@ def _valid_attachments(raw: Mapping[str, Json]) -> frozenset[AttachmentKey] | No
         return None
     entries = raw[field]
     if not isinstance(entries, list):
-        raise CniError(ErrorCode.INVALID_CONFIG, f"{field}: must be a list")
+        raise CniError(ErrorCode.INVALID_CONFIG, f"{field}: must be a list", _OF_THE_RUNTIME)
     return frozenset(_attachment(field, entry) for entry in entries)
 
 
@@ -270,5 +288,7 @@ def _attachment(field: str, entry: Json) -> AttachmentKey:
     container_id = entry.get("containerID") if isinstance(entry, dict) else None
     ifname = entry.get("ifname") if isinstance(entry, dict) else None
     if not isinstance(container_id, str) or not isinstance(ifname, str):
-        raise CniError(ErrorCode.INVALID_CONFIG, f"{field}: each entry must have containerID and ifname")
+        raise CniError(
+            ErrorCode.INVALID_CONFIG, f"{field}: each entry must have containerID and ifname", _OF_THE_RUNTIME
+        )
     return AttachmentKey(container_id, ifname)

@@ -57,28 +57,57 @@ def sandbox() -> Iterator[Sandbox]:
 
 @dataclass(frozen=True, slots=True)
 class BadCall:
-    """A call that is right but for one thing: standard input, a field of it, or a variable. `says`: in the message."""
+    """A call that is right but for one thing: standard input, a field of it, or a variable.
+
+    `says`: in `msg`, what happened and to what; `hint`: in `details`, what to do. What the executable refuses by
+    itself it says in `msg` alone.
+    """
 
     name: str
     code: int
-    says: str
+    says: tuple[str, ...]
+    hint: str
     command: str = "ADD"
     stdin: bytes | None = None
     fields: Mapping[str, object] = field(default_factory=dict)
     variables: Mapping[str, object] = field(default_factory=dict)
 
 
-def of_stdin(name: str, stdin: bytes, code: int = DECODING, says: str = "standard input") -> BadCall:
-    return BadCall(name, code, says, stdin=stdin)
+HINTS = {
+    "CNI_COMMAND": "one of ADD, DEL, CHECK, GC, STATUS, VERSION",
+    "CNI_CONTAINERID": "begin with a letter or a digit",
+    "CNI_IFNAME": "at most 15 bytes",
+    "CNI_NETNS": "the absolute path of the sandbox's network namespace",
+    "CNI_ARGS": "K8S_POD_NAMESPACE and K8S_POD_NAME",
+    "cniVersion": "supported are 0.3.0, 0.3.1, 0.4.0, 1.0.0, 1.1.0",
+    "name": "correct the network configuration file",
+    "type": "correct the network configuration file",
+    "socket": "",
+    "prevResult": "the runtime puts this in",
+    "runtimeConfig": "the runtime puts this in",
+    "cni.dev/valid-attachments": "the runtime puts this in",
+}
+"""What is to be done about a field or a variable."""
+GONE = "no DEL is needed; make a new sandbox"
 
 
-def of_field(name: str, value: object, code: int = CONFIG, command: str = "ADD") -> BadCall:
-    return BadCall(f"{command}-{name}={str(value)[:20]}", code, name, command, fields={name: value})
+def of_stdin(name: str, stdin: bytes, says: str = "is not a JSON object") -> BadCall:
+    return BadCall(name, DECODING, ("network configuration on standard input", says), "", stdin=stdin)
 
 
-def of_variable(name: str, value: object, code: int = ENVIRONMENT, command: str = "ADD", says: str = "") -> BadCall:
+def of_field(name: str, value: object, says: str, code: int = CONFIG, command: str = "ADD") -> BadCall:
+    called = f"{command}-{name}={str(value)[:20]}"
+    return BadCall(called, code, (name, says), HINTS[name], command, fields={name: value})
+
+
+def of_variable(name: str, value: object, command: str = "ADD", says: str = "is not valid") -> BadCall:
     shown = "missing" if value is MISSING else str(value)[:20]
-    return BadCall(f"{command}-{name}={shown}", code, says or name, command, variables={name: value})
+    said = (f"{command} needs {name}",) if value is MISSING else (f"{name}: ", says)
+    return BadCall(f"{command}-{name}={shown}", ENVIRONMENT, said, HINTS[name], command, variables={name: value})
+
+
+def of_sandbox(name: str, value: str, code: int, hint: str, *says: str) -> BadCall:
+    return BadCall(f"ADD-{name}={value}", code, ("badinput/", value, *says), hint, variables={name: value})
 
 
 TEN_MB = 10 * 2**20
@@ -92,27 +121,27 @@ BAD_CALLS = (
     of_stdin("list", b"[]"),
     of_stdin("null", b"null"),
     of_stdin("zero-bytes", bytes(100)),
-    of_stdin("ten-megabytes-of-junk", b"x" * TEN_MB),
-    of_stdin("ten-megabytes-of-json", CONF + b', "filler": "' + b"x" * TEN_MB + b'"}'),
-    of_field("cniVersion", None, VERSION),
-    of_field("cniVersion", 1, VERSION),
-    of_field("cniVersion", "0.1.0", VERSION),
-    of_field("cniVersion", ["1.0.0"], VERSION),
-    of_field("name", None),
-    of_field("name", 7),
-    of_field("name", "a/b"),
-    of_field("type", {}),
-    of_field("name", "a\x00b"),
-    of_field("socket", 7),
-    of_field("socket", "cni.sock"),
-    of_field("socket", "/" + "x" * 200),
-    of_field("prevResult", []),
-    of_field("runtimeConfig", "fast"),
-    of_field("prevResult", None, command="CHECK"),
-    of_field("cni.dev/valid-attachments", "all", command="GC"),
-    of_field("cni.dev/valid-attachments", [{"containerID": 1}], command="GC"),
-    of_field("cni.dev/valid-attachments", ["eth0"], command="GC"),
-    of_variable("CNI_COMMAND", MISSING),
+    of_stdin("ten-megabytes-of-junk", b"x" * TEN_MB, "longer than 1 MiB"),
+    of_stdin("ten-megabytes-of-json", CONF + b', "filler": "' + b"x" * TEN_MB + b'"}', "longer than 1 MiB"),
+    of_field("cniVersion", None, "None is not supported", VERSION),
+    of_field("cniVersion", 1, "1 is not supported", VERSION),
+    of_field("cniVersion", "0.1.0", "'0.1.0' is not supported", VERSION),
+    of_field("cniVersion", ["1.0.0"], "['1.0.0'] is not supported", VERSION),
+    of_field("name", None, "must be a text, not None"),
+    of_field("name", 7, "must be a text, not 7"),
+    of_field("name", "a/b", "'a/b' has characters that the specification forbids"),
+    of_field("type", {}, "must be a text, not {}"),
+    of_field("name", "a\x00b", r"'a\x00b' has characters that the specification forbids"),
+    of_field("socket", 7, "must be an absolute path of less than 108 plain characters"),
+    of_field("socket", "cni.sock", "must be an absolute path of less than 108 plain characters"),
+    of_field("socket", "/" + "x" * 200, "must be an absolute path of less than 108 plain characters"),
+    of_field("prevResult", [], "must be an object"),
+    of_field("runtimeConfig", "fast", "must be an object"),
+    of_field("prevResult", None, "CHECK needs the result of the ADD", command="CHECK"),
+    of_field("cni.dev/valid-attachments", "all", "must be a list", command="GC"),
+    of_field("cni.dev/valid-attachments", [{"containerID": 1}], "must have containerID and ifname", command="GC"),
+    of_field("cni.dev/valid-attachments", ["eth0"], "must have containerID and ifname", command="GC"),
+    BadCall("no-command", ENVIRONMENT, ("CNI_COMMAND is not set",), "", variables={"CNI_COMMAND": MISSING}),
     of_variable("CNI_COMMAND", "add"),
     of_variable("CNI_COMMAND", "DETONATE"),
     of_variable("CNI_CONTAINERID", MISSING),
@@ -129,22 +158,24 @@ BAD_CALLS = (
     of_variable("CNI_IFNAME", "all"),
     of_variable("CNI_IFNAME", "default"),
     of_variable("CNI_IFNAME", "eth\x01"),
-    of_variable("CNI_IFNAME", "lo", INTERFACE_EXISTS, says="lo"),
+    of_sandbox("CNI_IFNAME", "lo", INTERFACE_EXISTS, "ADD with another CNI_IFNAME", "exists in /proc/"),
     of_variable("CNI_IFNAME", MISSING, command="DEL"),
     of_variable("CNI_NETNS", MISSING),
     of_variable("CNI_NETNS", "run/netns/x"),
-    of_variable("CNI_NETNS", "/run/netns/badinput-none", UNKNOWN_CONTAINER, says="/run/netns/badinput-none"),
-    of_variable("CNI_NETNS", "/etc/hostname", UNKNOWN_CONTAINER, says="/etc/hostname"),
-    of_variable("CNI_NETNS", "/tmp", UNKNOWN_CONTAINER, says="/tmp"),
-    of_variable("CNI_NETNS", "/proc/self/ns/mnt", UNKNOWN_CONTAINER, says="/proc/self/ns/mnt"),
-    of_variable("CNI_NETNS", "/proc/self/ns/net", IO, says="/proc/self/ns/net"),
+    of_sandbox("CNI_NETNS", "/run/netns/badinput-none", UNKNOWN_CONTAINER, GONE, "No such file or directory"),
+    of_sandbox("CNI_NETNS", "/etc/hostname", UNKNOWN_CONTAINER, GONE, "no network namespace at"),
+    of_sandbox("CNI_NETNS", "/tmp", UNKNOWN_CONTAINER, GONE, "no network namespace at"),
+    of_sandbox("CNI_NETNS", "/proc/self/ns/mnt", UNKNOWN_CONTAINER, GONE, "no network namespace at"),
+    of_sandbox("CNI_NETNS", "/proc/self/ns/net", IO, "nothing was left", "the node's own network namespace"),
     of_variable("CNI_NETNS", "/" + "x" * 5000),
-    of_variable("CNI_ARGS", MISSING),
-    of_variable("CNI_ARGS", "nonsense"),
-    of_variable("CNI_ARGS", "K8S_POD_NAMESPACE=red"),
-    of_variable("CNI_ARGS", "K8S_POD_NAMESPACE=../vnids;K8S_POD_NAME=web"),
-    of_variable("CNI_ARGS", "K8S_POD_NAMESPACE=red;K8S_POD_NAME=web\nx"),
-    of_variable("CNI_ARGS", "K8S_POD_NAMESPACE=red;K8S_POD_NAME=" + "x" * 100_000),
+    BadCall(
+        "no-args", ENVIRONMENT, ("CNI_ARGS: 'K8S_POD_NAMESPACE='",), HINTS["CNI_ARGS"], variables={"CNI_ARGS": MISSING}
+    ),
+    of_variable("CNI_ARGS", "nonsense", says="'nonsense' is not valid"),
+    of_variable("CNI_ARGS", "K8S_POD_NAMESPACE=red", says="'K8S_POD_NAME=' is not valid"),
+    of_variable("CNI_ARGS", "K8S_POD_NAMESPACE=../vnids;K8S_POD_NAME=web", says="'K8S_POD_NAMESPACE=../vnids'"),
+    of_variable("CNI_ARGS", "K8S_POD_NAMESPACE=red;K8S_POD_NAME=web\nx", says=r"'K8S_POD_NAME=web\nx' is not valid"),
+    of_variable("CNI_ARGS", "K8S_POD_NAMESPACE=red;K8S_POD_NAME=" + "x" * 100_000, says="K8S_POD_NAME=xxx"),
 )
 
 
@@ -165,7 +196,8 @@ def test_a_bad_call_is_answered_with_its_fault(node: Node, sandbox: Sandbox, cal
     status, answer = make(call, node, sandbox)
     assert status == 1
     assert answer["code"] == call.code
-    assert call.says in answer["msg"] + answer.get("details", "")
+    assert [said for said in call.says if said not in answer["msg"]] == []
+    assert call.hint in answer.get("details", "")
     assert len(json.dumps(answer)) < 1000
     assert sandbox.run("ip", "-brief", "link").split()[0] == "lo"
 
@@ -188,14 +220,18 @@ def test_bad_calls_use_up_no_address_and_no_descriptor(node: Node, sandbox: Sand
 @pytest.mark.parametrize("filler", [b'"\xff"', b"[" * 100_000 + b"]" * 100_000, b"{1:2}", b"nul"])
 def test_what_only_looks_like_json_is_refused_by_the_agent(node: Node, sandbox: Sandbox, filler: bytes) -> None:
     stdin = json.dumps(node.conf()).encode()[:-1] + b', "filler": ' + filler + b"}"
-    status, answer = make(of_stdin("looks", stdin), node, sandbox)
+    status, answer = make(of_stdin("looks", stdin, ""), node, sandbox)
     assert (status, answer["code"]) == (1, DECODING)
+    assert answer["msg"].startswith("standard input is not JSON: ")
 
 
 def test_a_network_namespace_that_is_a_pipe_is_none_and_blocks_nobody(node: Node, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     with node.pod("red") as pod:
-        assert node.call("ADD", pod, CNI_NETNS=str(tmp_path / "pipe")).code == UNKNOWN_CONTAINER
+        answer = node.call("ADD", pod, CNI_NETNS=str(tmp_path / "pipe"))
+        assert answer.code == UNKNOWN_CONTAINER
+        assert str(tmp_path / "pipe") in answer.said["msg"]
+        assert GONE in answer.said["details"]
         assert node.status() == 0
 
 
@@ -208,6 +244,7 @@ def test_a_full_subnet_is_said_with_its_name_and_has_room_after_a_del(node: Node
         assert node.status() == NOT_AVAILABLE
         assert "172.11.0.0/29" in refused.said["msg"]
         assert "red/late" in refused.said["msg"]
+        assert "delete pods of this node" in refused.said["details"]
         assert not late.has_interface
         eventually(lambda: traces(node) == full, "the pods that are there notice nothing")
         node.delete(first)
@@ -248,7 +285,10 @@ def test_an_interface_that_exists_stays_as_it_is(node: Node) -> None:
     with node.pod("red") as pod:
         pod.sandbox.run("ip", "link", "add", "eth0", "type", "veth", "peer", "name", "other")
         made = pod.sandbox.run("ip", "-json", "link")
-        assert node.call("ADD", pod).code == INTERFACE_EXISTS
+        answer = node.call("ADD", pod)
+        assert answer.code == INTERFACE_EXISTS
+        assert f"eth0 exists in {pod.sandbox.path}" in answer.said["msg"]
+        assert "ADD with another CNI_IFNAME" in answer.said["details"]
         assert pod.sandbox.run("ip", "-json", "link") == made
 
 
@@ -263,7 +303,10 @@ def test_a_check_with_nonsense_for_the_result_of_its_add_is_refused(node: Node) 
 def test_a_second_add_leaves_the_first_attachment_as_it_is(node: Node) -> None:
     with node.attached("red") as (pod, _):
         attached = traces(node)
-        assert node.call("ADD", pod).code == ALREADY_ATTACHED
+        answer = node.call("ADD", pod)
+        assert answer.code == ALREADY_ATTACHED
+        assert f"{pod.container_id}/eth0 of pod red/web is attached already" in answer.said["msg"]
+        assert "DEL it before another ADD" in answer.said["details"]
         assert traces(node) == attached
 
 

@@ -64,7 +64,8 @@ def test_a_sandbox_that_goes_while_the_switch_looks_is_unknown_and_leaves_nothin
             eventually(lambda: not node.links(), "the kernel has taken it")
         said, _ = adding.communicate(timeout=GIVES_UP_S)
         assert (adding.returncode, json.loads(said)["code"]) == (1, UNKNOWN_CONTAINER)
-        assert "/proc/" in json.loads(said)["msg"]
+        assert f"{pod.container_id}/eth0: no network namespace at {pod.sandbox.path}" in json.loads(said)["msg"]
+        assert "no DEL is needed" in json.loads(said)["details"]
         # Before any DEL: the code says that none is needed.
         eventually(lambda: traces(node) == first, "nothing is left")
 
@@ -93,7 +94,9 @@ def test_an_add_is_given_up_when_the_switch_stays_away_and_leaves_nothing(
         pod = outage.enter_context(node.pod("red"))
         status, said = ended(node, "ADD", pod)
         assert (status, said["code"]) == (1, TRY_AGAIN_LATER)
+        assert f"{pod.container_id}/eth0: " in str(said["msg"])
         assert "is ovs-vswitchd running?" in str(said["msg"])
+        assert "ADD again" in str(said["details"])
         assert not pod.has_interface
     eventually(lambda: node.status() == 0, "the agent goes on")
     eventually(lambda: traces(node) == before, "nothing is left")
@@ -128,6 +131,8 @@ def test_an_add_that_the_database_does_not_answer_holds_no_address_although_nobo
         with hanging(node.ovsdb_pid):
             status, said = ended(node, "ADD", lost)
         assert (status, said["code"]) == (1, TRY_AGAIN_LATER)
+        assert f"{lost.container_id}/eth0: adding k8o" in str(said["msg"])
+        assert "db.sock" in str(said["msg"])
         eventually(lambda: traces(node) == before, "it is undone", deadline_s=40)
         eventually(lambda: node.status() == 0, "the agent goes on")
         added = [

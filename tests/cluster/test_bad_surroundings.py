@@ -145,7 +145,9 @@ def test_an_agent_waits_for_the_switch_says_so_and_goes_on_when_it_comes(
         assert "event='ready'" not in log.read_text()[said:]
         with node.pod("red") as pod:
             assert node.status() == NOT_AVAILABLE
-            assert node.call("ADD", pod).code == TRY_AGAIN_LATER
+            refused = node.call("ADD", pod)
+            assert refused.code == TRY_AGAIN_LATER
+            assert f"the k8s-ovs agent is not running: nobody answers at {node.conf()['socket']}" in refused.said["msg"]
             assert not pod.has_interface
     finally:
         for process in reversed(missing):
