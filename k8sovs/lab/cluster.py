@@ -76,8 +76,8 @@ def kubernetes(lab: Lab) -> tuple[Daemon, ...]:
     """The Kubernetes API, in the order in which its processes are started."""
     netns, real = lab.netns("control"), real_server(lab)
     if real is None:
-        listen = f"{CONTROL_ADDRESS}:{API_PORT}"
-        return (_daemon(lab, "apiserver", netns, sys.executable, "-m", "k8sovs.lab.apiserver", "--listen", listen),)
+        options = ("--listen", f"{CONTROL_ADDRESS}:{API_PORT}", "--journal", str(lab.directory / "apiserver.journal"))
+        return (_daemon(lab, "apiserver", netns, sys.executable, "-m", "k8sovs.lab.apiserver", *options),)
     daemons = [
         _daemon(lab, "kubernetes-etcd", netns, *real.etcd()),
         _daemon(lab, "apiserver", netns, *real.apiserver()),

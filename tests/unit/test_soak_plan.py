@@ -75,7 +75,7 @@ def test_everything_happens_in_a_long_plan() -> None:
     assert kinds == {"CreateNamespace", "DeleteNamespace", "AddPod", "DeletePod", "Act", "TypeId"}
     harms = {(step.disturbance.harm.value, step.disturbance.process) for step in plan if step.disturbance}
     killed = {process for harm, process in harms if harm == "kill"}
-    assert killed == {"agent", "vswitchd", "ovsdb", "controller", "etcd"}
+    assert killed == {"agent", "vswitchd", "ovsdb", "controller", "etcd", "apiserver"}
     assert ("freeze", "apiserver") in harms
     assert any(step.spacing_s for step in plan)
 

@@ -18,11 +18,13 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from ipaddress import IPv4Network
+from pathlib import Path
 from typing import Final
 
 from aiohttp import web
 
 from k8sovs.lab.apiserver.addresses import ServiceAddresses
+from k8sovs.lab.apiserver.journal import Journal
 from k8sovs.lab.apiserver.registry import Registry
 from k8sovs.lab.apiserver.server import ApiServer
 from k8sovs.lab.apiserver.store import Store
@@ -58,7 +60,8 @@ async def serve(sockets: Sequence[socket.socket], options: argparse.Namespace) -
         loop.add_signal_handler(number, stop.set)
     # Clients come back with the versions of a server before this one: start above them, so that they are told to
     # list again. A hundred writes a second would be needed to catch up with the clock.
-    store = Store(revision=int(time.time() * 100), history_length=options.history)
+    journal = Journal(options.journal) if options.journal is not None else None
+    store = Store(revision=int(time.time() * 100), history_length=options.history, journal=journal)
     registry = Registry(
         store,
         ServiceAddresses(options.service_network),
@@ -88,6 +91,7 @@ def main() -> int:
     parser.add_argument("--service-network", type=IPv4Network, default=IPv4Network("10.96.0.0/12"))
     parser.add_argument("--bookmark-interval", type=float, default=10.0, metavar="SECONDS")
     parser.add_argument("--history", type=int, default=10_000, metavar="N", help="changes of each kind to remember")
+    parser.add_argument("--journal", type=Path, metavar="FILE", help="keep the objects here for the next server")
     arguments = parser.parse_args()
     with ExitStack() as stack:
         try:

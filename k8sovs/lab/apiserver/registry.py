@@ -55,6 +55,8 @@ class Registry:
         self._new_uid = new_uid
         self._name_suffix = name_suffix
         for name in BORN_NAMESPACES:
+            if self.has(NAMESPACES, Key("", name)):
+                continue
             self.create(NAMESPACES, "", {"metadata": {"name": name}})
 
     def get(self, resource: Resource, key: Key) -> Stored:

@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 from k8sovs.lab.apiserver.documents import Document, encode, section
 from k8sovs.lab.apiserver.errors import expired_watch
+from k8sovs.lab.apiserver.journal import Journal
 from k8sovs.lab.apiserver.resources import RESOURCES, Resource
 
 
@@ -96,10 +97,18 @@ class Collection:
 class Store:
     """All collections."""
 
-    def __init__(self, revision: int = 1, history_length: int = 10_000) -> None:
-        """`revision` is where counting starts: above that of any earlier store whose clients may come back."""
+    def __init__(self, revision: int = 1, history_length: int = 10_000, journal: Journal | None = None) -> None:
+        """`revision` is where counting starts: above that of any earlier store whose clients may come back.
+
+        What `journal` has restored is there from the beginning; no watch tells of it.
+        """
         self.revision = revision
+        self._journal = journal
         self._collections = {resource: Collection(revision, history_length) for resource in RESOURCES}
+        for resource, body in () if journal is None else journal.restored:
+            metadata = body["metadata"]
+            key = Key(metadata.get("namespace", ""), metadata["name"])
+            self._collections[resource].objects[key] = Stored.at(int(metadata["resourceVersion"]), body)
 
     def collection(self, resource: Resource) -> Collection:
         """The collection of `resource`."""
@@ -144,6 +153,8 @@ class Store:
         before = collection.objects.get(key)
         self.revision += 1
         after = Stored.at(self.revision, body)
+        if self._journal is not None:
+            self._journal.write(resource, after.body, gone=False)
         collection.objects[key] = after
         collection.record(Change(ChangeKind.MODIFIED if before else ChangeKind.ADDED, before, after))
         return after
@@ -154,5 +165,7 @@ class Store:
         before = collection.objects.pop(key)
         self.revision += 1
         after = Stored.at(self.revision, before.body)
+        if self._journal is not None:
+            self._journal.write(resource, after.body, gone=True)
         collection.record(Change(ChangeKind.DELETED, before, after))
         return after

@@ -27,6 +27,7 @@ HOST_BITS = 4
 PODS_PER_NODE = 2**HOST_BITS - 3
 """Less the network's own address, the gateway's and the broadcast address."""
 PATIENCE_S = 30.0 * PATIENCE
+_API_AWAY = "no answer to"
 _BROKEN = re.compile(r"Traceback|cni-call-broke|never retrieved|never awaited")
 
 _DELIVERY = re.compile(rf"table={DELIVER.number},.*nw_dst=([0-9.]+) actions=.*output:[0-9]{{3,}}")
@@ -65,31 +66,57 @@ class SoakCluster:
 
     def add_pod(self, pod: AddPod) -> Mapping[str, str]:
         """Returns, with its `netns` and `ip`, when the pod can send."""
-        try:
-            added: Mapping[str, str] = ask(
-                self._running,
-                "pod-add",
-                namespace=pod.namespace,
-                name=pod.name,
-                node=f"node{pod.node}",
-                annotations={},
-                labels={},
-            )
-        except LabError as error:
-            raise SoakError(f"{pod}: {error}") from error
-        return added
+        place: dict[str, object] = {"node": f"node{pod.node}", "annotations": {}, "labels": {}}
+        added = self._ask(pod, "pod-add", fine="exists already", **place)
+        return self._ready(pod) if added is None else added
 
     def remove_pod(self, pod: DeletePod) -> None:
         """Returns when it is gone."""
-        try:
-            ask(self._running, "pod-delete", namespace=pod.namespace, name=pod.name)
-        except LabError as error:
-            raise SoakError(f"{pod}: {error}") from error
+        self._ask(pod, "pod-delete", fine="there is no pod")
 
     def pods(self) -> list[Mapping[str, str]]:
         """Every pod."""
-        found: list[Mapping[str, str]] = ask(self._running, "pod-list")
-        return found
+        end = time.monotonic() + PATIENCE_S
+        while True:
+            try:
+                found: list[Mapping[str, str]] = ask(self._running, "pod-list")
+            except LabError as error:  # the API server has just been killed
+                if time.monotonic() > end:
+                    raise SoakError(str(error)) from error
+                time.sleep(0.1)
+            else:
+                return found
+
+    def _ask(
+        self, pod: AddPod | DeletePod, command: str, *, fine: str, **arguments: object
+    ) -> Mapping[str, str] | None:
+        """What the lab says, asked again if the API server was killed meanwhile: then `fine` says that it was done."""
+        end, away = time.monotonic() + PATIENCE_S, False
+        while True:
+            try:
+                answer: Mapping[str, str] | None = ask(
+                    self._running, command, namespace=pod.namespace, name=pod.name, **arguments
+                )
+            except LabError as error:
+                if away and fine in str(error):
+                    return None
+                away = _API_AWAY in str(error)
+                if not away or time.monotonic() > end:
+                    raise SoakError(f"{pod}: {error}") from error
+                time.sleep(0.1)
+            else:
+                return answer
+
+    def _ready(self, pod: AddPod) -> Mapping[str, str]:
+        """A pod whose making nobody was told of."""
+        end = time.monotonic() + PATIENCE_S
+        while True:
+            for one in self.pods():
+                if (one["namespace"], one["name"]) == (pod.namespace, pod.name) and one["ready"]:
+                    return one
+            if time.monotonic() > end:
+                raise SoakError(f"{pod}: it is not ready")
+            time.sleep(0.1)
 
     def create_namespace(self, create: CreateNamespace) -> None:
         """Returns when the API has it."""

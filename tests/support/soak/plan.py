@@ -239,9 +239,8 @@ class _Planner:
 
     def _disturbance(self) -> Disturbance:
         random = self._random
-        # The lab's API server has its objects in memory, so it is never killed.
         process = random.choice(("agent", "agent", "agent", "vswitchd", "ovsdb", "controller", "etcd", "apiserver"))
-        harm = Harm.FREEZE if process == "apiserver" or random.random() < 0.25 else Harm.KILL
+        harm = Harm.FREEZE if random.random() < 0.25 else Harm.KILL
         node = random.randint(1, self._nodes) if process in ("agent", "vswitchd", "ovsdb") else 0
         after_s = random.choice((0.0, 0.02, 0.1, 0.3, 0.6))
         # A frozen leader sleeps past its lease of 5 s now and then.
