@@ -10,6 +10,7 @@ from ipaddress import AddressValueError, IPv4Address
 from urllib.parse import urlsplit
 
 from agent.snapshot import Identity
+from agent.underlay import Underlay
 from k8sovs.records import NetworkConfig
 
 SMALLEST_MTU = 576
@@ -17,14 +18,20 @@ SMALLEST_MTU = 576
 
 
 def clashes(
-    config: NetworkConfig, identity: Identity, etcd_endpoints: tuple[str, ...], mtu: int, largest_mtu: int
+    config: NetworkConfig, identity: Identity, etcd_endpoints: tuple[str, ...], mtu: int, underlay: Underlay
 ) -> Iterator[str]:
-    """Every reason not to start, in words. `mtu` is that of the pods, `largest_mtu` what the underlay can carry."""
+    """Every reason not to start, in words. `mtu` is that of the pods."""
+    largest_mtu = underlay.pod_mtu
     for name, network in (("Network", config.network), ("ServiceNetwork", config.service_network)):
         if identity.address in network:
             yield (
                 f"node-address {identity.address} lies inside {name} {network}: traffic to this node would be taken "
                 f"for the overlay's; choose another {name}, or set node-address to an underlay address"
+            )
+        elif underlay.network.overlaps(network):
+            yield (
+                f"{name} {network} overlaps {underlay.network}, the network of {underlay.ifname} with node-address "
+                f"{identity.address}: hosts there would be taken for the overlay's; choose another {name}"
             )
         for endpoint in etcd_endpoints:
             address = _address(endpoint)

@@ -126,7 +126,7 @@ async def _host_spec(cluster: ClusterSource, ovsdb: Ovsdb, links: Links, setting
     view, identity = await wait_identity(cluster, settings)
     underlay = await _underlay(links, identity.address)
     mtu = settings.mtu or underlay.pod_mtu
-    problems = list(clashes(view.config, identity, settings.etcd_endpoints, mtu, underlay.pod_mtu))
+    problems = list(clashes(view.config, identity, settings.etcd_endpoints, mtu, underlay))
     if problems:
         raise ConfigError("; ".join(problems))
     await ovsdb.wait_connected()

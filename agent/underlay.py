@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 from dataclasses import dataclass
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv4Network
 
 from agent.ethtool import receive_offloads_off
 from agent.netlink import Netlink
@@ -24,6 +24,8 @@ class Underlay:
     ifname: str
     index: int
     mtu: int
+    network: IPv4Network
+    """the network that the address is connected to"""
 
     @property
     def pod_mtu(self) -> int:
@@ -50,7 +52,7 @@ def find_underlay(address: IPv4Address) -> Underlay:
         link = kernel.link(name)
         if link is None:
             raise UnderlayError(f"the device {name} with the node address {address} is gone")
-        return Underlay(name, link.index, link.mtu)
+        return Underlay(name, link.index, link.mtu, IPv4Network((address, held.prefix_length), strict=False))
 
 
 def next_hop(address: IPv4Address) -> NextHop:

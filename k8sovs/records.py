@@ -391,7 +391,8 @@ class _Fields:
             address = IPv4Address(text)
         except ValueError:
             raise self.error(name, "an IPv4 address", text) from None
-        if address.is_multicast or address.is_unspecified or address.is_reserved:
+        nowhere = address.is_loopback or address.is_link_local  # from any other host
+        if nowhere or address.is_multicast or address.is_unspecified or address.is_reserved:
             raise self.error(name, "the address of a host", text)
         return address
 

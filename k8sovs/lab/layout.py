@@ -258,20 +258,34 @@ def load(directory: Path) -> Lab:
         told = json.loads(spec_file(directory).read_text())
     except FileNotFoundError:
         raise LabError(f"lab '{name}' is not up: start it with 'k8sovs lab up --name {name}'") from None
+    except (OSError, ValueError) as error:
+        raise _unreadable(directory, str(error)) from error
+    if not isinstance(told, dict):
+        raise _unreadable(directory, "it is no JSON object")
     if told.keys() != {field.name for field in fields(Lab)}:
         raise LabError(
             f"lab '{name}' is from another version of k8sovs: take it down with 'k8sovs lab down --name {name}' "
             "and start it again"
         )
     assets = told["kubernetes_assets"]
-    return Lab(
-        told["name"],
-        told["nodes"],
-        LabMode(told["mode"]),
-        Datapath(told["datapath"]),
-        Path(assets) if assets else None,
-        told["host_subnet_length"],
-        told["etcd_members"],
-        told["edges"],
-        ServiceProxy(told["service_proxy"]),
+    try:
+        return Lab(
+            told["name"],
+            told["nodes"],
+            LabMode(told["mode"]),
+            Datapath(told["datapath"]),
+            Path(assets) if assets else None,
+            told["host_subnet_length"],
+            told["etcd_members"],
+            told["edges"],
+            ServiceProxy(told["service_proxy"]),
+        )
+    except (TypeError, ValueError) as error:
+        raise _unreadable(directory, str(error)) from error
+
+
+def _unreadable(directory: Path, reason: str) -> LabError:
+    return LabError(
+        f"{spec_file(directory)} cannot be read: {reason}; "
+        f"take lab '{directory.name}' down with 'k8sovs lab down --name {directory.name}' and start it again"
     )

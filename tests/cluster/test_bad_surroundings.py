@@ -34,7 +34,7 @@ def node(lab: LabUnderTest) -> Node:
     return Node(lab.status()["nodes"][0])
 
 
-def start_agent(node: Node, directory: Path, **settings: str) -> subprocess.Popen[str]:
+def start_agent(node: Node, directory: Path, *flags: str, **settings: str) -> subprocess.Popen[str]:
     """A second agent on the node, with a configuration of its own in etcd; it should not get as far as the switch."""
     environment = {
         "K8SOVS_CONFIG": "/dev/null",
@@ -48,7 +48,7 @@ def start_agent(node: Node, directory: Path, **settings: str) -> subprocess.Pope
         "K8SOVS_STATE_DIR": str(directory),
         **settings,
     }
-    command = ["nsenter", f"--net={node.netns}", "--", sys.executable, "-m", "k8sovs.cli", "agent"]
+    command = ["nsenter", f"--net={node.netns}", "--", sys.executable, "-m", "k8sovs.cli", "agent", *flags]
     return subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=os.environ | environment
     )
@@ -68,9 +68,23 @@ def configure(lab: LabUnderTest, network: Mapping[str, object], subnet: str) -> 
         ({}, "172.12.0.0/22", {}, ("subnet 172.12.0.0/22", "Network 172.11.0.0/16", "HostSubnetLength 10")),
         ({}, "172.11.0.0/22", {"K8SOVS_NODE_ADDRESS": "192.0.2.77"}, ("node-address", "192.0.2.77")),
         ({}, "172.11.0.0/22", {"K8SOVS_MTU": "9000"}, ("mtu 9000", "underlay")),
+        (
+            {"ServiceNetwork": "192.0.2.128/25"},
+            "172.11.0.0/22",
+            {},
+            ("ServiceNetwork 192.0.2.128/25 overlaps 192.0.2.0/24", "node-address 192.0.2.11"),
+        ),
     ],
-    ids=["address-in-network", "address-in-services", "subnet-outside", "address-of-nobody", "mtu"],
+    ids=[
+        "address-in-network",
+        "address-in-services",
+        "subnet-outside",
+        "address-of-nobody",
+        "mtu",
+        "underlay-overlaps",
+    ],
 )
+@pytest.mark.parametrize("flags", [(), ("--edge",)], ids=["node", "edge"])
 def test_an_agent_names_the_settings_that_clash_and_touches_nothing(
     lab: LabUnderTest,
     node: Node,
@@ -79,14 +93,16 @@ def test_an_agent_names_the_settings_that_clash_and_touches_nothing(
     subnet: str,
     settings: Mapping[str, str],
     named: tuple[str, ...],
+    flags: tuple[str, ...],
 ) -> None:
     before = traces(node)
     configure(lab, network, subnet)
-    with start_agent(node, tmp_path, **settings) as agent:
+    told = {"K8SOVS_NODE_ADDRESS": node.address} if flags else {}
+    with start_agent(node, tmp_path, *flags, **told | dict(settings)) as agent:
         said, _ = agent.communicate(timeout=30)
     assert agent.returncode == 2
     last = said.splitlines()[-1]
-    assert last.startswith("k8sovs agent: ")
+    assert last.startswith(f"{' '.join(('k8sovs agent', *flags))}: ")
     assert [name for name in named if name not in last] == []
     assert traces(node) == before
     assert list(tmp_path.glob("*.conflist")) == []

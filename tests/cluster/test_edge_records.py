@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from ipaddress import IPv4Address, IPv4Network
 
 import pytest
@@ -125,6 +126,9 @@ async def store(etcd: EtcdServers) -> AsyncIterator[Etcd]:
         ("192.0.2.198", "", "cannot be the name of a host"),
         ("224.0.0.1", "lb2", "must be the address of a host, not '224.0.0.1'"),
         ("0.0.0.0", "lb2", "must be the address of a host, not '0.0.0.0'"),
+        ("127.0.0.1", "lb2", "must be the address of a host, not '127.0.0.1'"),
+        ("169.254.3.4", "lb2", "must be the address of a host, not '169.254.3.4'"),
+        ("255.255.255.255", "lb2", "must be the address of a host, not '255.255.255.255'"),
         ("172.11.5.5", "lb2", "inside Network 172.11.0.0/16"),
         ("10.96.0.10", "lb2", "inside ServiceNetwork 10.96.0.0/12"),
     ],
@@ -148,6 +152,30 @@ async def test_only_an_edge_host_is_removed(store: Etcd, address: str, reason: s
     with pytest.raises(NetError, match=reason):
         await edge.remove(store, OTHER, IPv4Address(address))
     assert (await store.list(OTHER.subnets)).items.keys() == {OTHER.subnet(each.host_ip) for each in (NODE1, LB1)}
+
+
+def test_of_operators_who_add_one_host_at_once_one_is_answered_and_the_others_are_told(site: Site) -> None:
+    names = ("lb1", "lb2", "lb3")
+    with ThreadPoolExecutor(len(names)) as operators:
+        done = dict(
+            zip(names, operators.map(lambda name: site.cli("edge", "add", LB, "--name", name), names), strict=True)
+        )
+    (served,) = [name for name, one in done.items() if one.returncode == 0]
+    for name, one in done.items():
+        if name != served:
+            assert len(one.stderr.splitlines()) == 1
+            assert (
+                "has been written by somebody else meanwhile" in one.stderr or f"is host {served} already" in one.stderr
+            )
+    eventually(lambda: [host["name"] for host in listed(site) if host["subnet"]] == [served])
+
+
+def test_fields_that_nobody_knows_are_kept_in_the_record_of_a_host(site: Site) -> None:
+    strange = {"Rack": {"row": "g\u00fc", "slots": [1, 2.5, None]}}
+    asking = {"Host": "sdn-test4", "HostIP": LB, "Subnet": "", "Assign": True, **strange}
+    site.etcd.put(LB_KEY, json.dumps(asking))
+    eventually(lambda: (site.json(LB_KEY) or {})["Subnet"])
+    assert site.json(LB_KEY) == {**asking, "Subnet": FIRST_SUBNET, "Assign": False}
 
 
 async def test_a_node_is_not_listed_among_the_edge_hosts(store: Etcd) -> None:

@@ -154,7 +154,7 @@ async def test_the_underlay_is_the_device_with_the_nodes_address(links: Links, n
     run("ip", "link", "set", "eth0", "mtu", "1400")
     index = run_json("ip", "-json", "link", "show", "eth0")[0]["ifindex"]
     underlay = await links.underlay(IPv4Address("192.0.2.11"))
-    assert underlay == Underlay("eth0", index, 1400)
+    assert underlay == Underlay("eth0", index, 1400, IPv4Network("192.0.2.0/24"))
     assert underlay.pod_mtu == 1350
 
 

@@ -165,3 +165,13 @@ def test_what_never_arrives_is_wrong_after_three_measurements() -> None:
     measurements = Measurements(*[{THERE: False}] * 3)
     _, wrong = judge([THERE], lambda sender, target: True, measure=measurements)
     assert (wrong, len(measurements.asked)) == ([THERE], 3)
+
+
+@pytest.mark.parametrize("told", ['{"name": "la', "", "[]", "\x00", '{"mode": "odd"}'])
+def test_a_lab_whose_file_was_written_in_half_is_told_how_to_be_taken_down(tmp_path: Path, told: str) -> None:
+    odd = json.loads(told) if told.startswith('{"mode') else None
+    spec_file(tmp_path).write_text(told if odd is None else json.dumps(json.loads(lab().encode()) | odd))
+    with pytest.raises(
+        LabError, match=f"{spec_file(tmp_path)} cannot be read: .*k8sovs lab down --name {tmp_path.name}"
+    ):
+        load(tmp_path)
