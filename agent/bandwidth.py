@@ -45,6 +45,8 @@ class Bandwidth:
             ["cause"],
             registry=registry,
         )
+        for cause in ("value", "device"):
+            self._refused.labels(cause)  # shown from the start: Prometheus sees only what rises
 
     def current(self, attachment: PodAttachment) -> Limits:
         """What is in force for an attached pod: what its annotations say; before they were heard, what it has."""

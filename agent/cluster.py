@@ -235,3 +235,6 @@ class ClusterSource:
 
 
 _KINDS: Mapping[type[Record], str] = {NetworkConfig: "config", SubnetRecord: "subnet", VnidRecord: "vnid"}
+
+RECORD_KINDS = tuple(_KINDS.values())
+"""What `count_malformed` may be told."""

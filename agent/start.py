@@ -12,7 +12,7 @@ from pathlib import Path
 
 from prometheus_client import CollectorRegistry
 
-from agent.cluster import ClusterSource
+from agent.cluster import RECORD_KINDS, ClusterSource
 from agent.flow_reconciler import FlowReconciler
 from agent.host import Host, HostSpec, choose_datapath
 from agent.identity import NodeMoved, wait_identity, watch_identity
@@ -82,7 +82,7 @@ async def prepared(
     Waits for a switch that is away, and for somebody to say who this host is; `kubernetes` is None where nothing is
     asked of Kubernetes. Raises ConfigError for settings that clash, and what the daemons raise.
     """
-    malformed = metrics.malformed_records(registry)
+    malformed = metrics.malformed_records(registry, RECORD_KINDS)
     file = SnapshotFile(settings.state_dir / "cluster.json")
     async with (
         Exposition(registry, settings.metrics_address) as exposition,

@@ -10,6 +10,9 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from controller.actions import Outcome
 from k8sovs.metrics import CollectorRegistry, StateCollector, flag_by, malformed_records
 
+RECORD_KINDS = ("config", "netnamespace", "vnid", "uid", "subnet", "vni-cursor")
+"""The kinds of records that may be unreadable."""
+
 _WRITE_BUCKETS_S = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5)
 _PLAN_BUCKETS_S = (0.0001, 0.001, 0.01, 0.05, 0.1, 0.5, 1, 5)
 
@@ -21,7 +24,7 @@ class ControllerMetrics:
     """
 
     def __init__(self, registry: CollectorRegistry, connected: Callable[[], Mapping[str, bool]] = dict) -> None:
-        self.malformed = malformed_records(registry)
+        self.malformed = malformed_records(registry, RECORD_KINDS)
         self.leader = Gauge("k8sovs_leader", "1 on the controller that leads.", registry=registry)
         self.terms = Counter("k8sovs_leadership_won_total", "Elections that this replica has won.", registry=registry)
         self.lost = Counter(

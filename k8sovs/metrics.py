@@ -24,14 +24,20 @@ def new_registry() -> CollectorRegistry:
     return registry
 
 
-def malformed_records(registry: CollectorRegistry) -> Counter:
-    """Records in etcd that could not be read and were passed over; label `kind`: config, subnet, vnid ..."""
-    return Counter(
+def malformed_records(registry: CollectorRegistry, kinds: Iterable[str]) -> Counter:
+    """Records in etcd that could not be read and were passed over, by the label `kind`.
+
+    All `kinds` are shown from the start: Prometheus cannot see the rise of what appears with its first count.
+    """
+    counter = Counter(
         "k8sovs_malformed_records_total",
         "Records in etcd that could not be read; the last good value stays in force.",
         ["kind"],
         registry=registry,
     )
+    for kind in kinds:
+        counter.labels(kind)
+    return counter
 
 
 class StateCollector(Collector):
