@@ -45,7 +45,7 @@ _RTMSG, _NDMSG = struct.Struct("=8BI"), struct.Struct("=BxxxiHBB")
 _ATTRIBUTE, _U32 = struct.Struct("=HH"), struct.Struct("=I")
 _NLMSGERR_ATTR_MSG = 1
 _IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_MTU, _IFLA_LINKINFO, _IFLA_GROUP, _IFLA_NET_NS_FD = 1, 3, 4, 18, 27, 28
-_IFLA_INFO_KIND, _IFLA_INFO_DATA, _VETH_INFO_PEER = 1, 2, 1
+_IFLA_INFO_KIND, _IFLA_INFO_DATA, _VETH_INFO_PEER, _IFLA_VXLAN_PORT = 1, 2, 1, 15
 _IFA_ADDRESS, _IFA_LOCAL, _IFA_FLAGS = 1, 2, 8
 _RTA_DST, _RTA_OIF, _RTA_GATEWAY, _RTA_PREFSRC, _RTA_TABLE = 1, 4, 5, 7, 15
 _NDA_DST, _NDA_LLADDR, _NDA_IFINDEX = 1, 2, 8
@@ -95,6 +95,15 @@ class Link:
     mtu: int
     up: bool
     mac: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class LinkDetail:
+    """A device, its kind (empty for hardware), and the UDP port if that is vxlan."""
+
+    link: Link
+    kind: str
+    vxlan_port: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -333,6 +342,11 @@ class Netlink:
         neighbours = (_neighbour(payload) for kind, payload in found if kind == RTM_NEWNEIGH)
         return tuple(neighbour for neighbour in neighbours if neighbour.index == index)
 
+    def devices(self) -> tuple[LinkDetail, ...]:
+        """All devices, with what kind of device each is."""
+        found = self._ask(_encoded(_link_message(), RTM_GETLINK, NLM_F_REQUEST | NLM_F_DUMP), "list devices")
+        return tuple(_detail(message) for kind, message in found if kind == RTM_NEWLINK)
+
     def dump(self, question: Request, kind: int) -> list[bytes]:
         """The messages of type `kind` that answer a question put by another module."""
         return [message for found, message in self._ask(question.data, question.purpose) if found == kind]
@@ -471,6 +485,13 @@ def _link(data: bytes) -> Link:
         up=bool(flags & IFF_UP),
         mac=mac.hex(":") if mac else None,
     )
+
+
+def _detail(data: bytes) -> LinkDetail:
+    info = _attribute(data, _LINK_HEADER, _IFLA_LINKINFO) or b""
+    kind = (_attribute(info, 0, _IFLA_INFO_KIND) or b"").rstrip(b"\0").decode(errors="replace")
+    port = _attribute(_attribute(info, 0, _IFLA_INFO_DATA) or b"", 0, _IFLA_VXLAN_PORT) if kind == "vxlan" else None
+    return LinkDetail(_link(data), kind, None if port is None else int.from_bytes(port, "big"))
 
 
 def _address(data: bytes) -> Address:

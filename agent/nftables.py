@@ -236,6 +236,18 @@ class Nftables:
                 done += commands.splitlines()
         return tuple(done)
 
+    async def forwarding(self, spec: FilterSpec) -> tuple[bool, bool]:
+        """Whether `ip filter` FORWARD drops what nobody accepts, and whether it has our rules. Raises NftablesError."""
+        try:
+            listing = await self._run("list chain ip filter FORWARD", as_json=True)
+        except NftablesError as error:
+            if os.strerror(errno.ENOENT) not in str(error):
+                raise
+            return False, False
+        chains = [entry["chain"] for entry in json.loads(listing)["nftables"] if "chain" in entry]
+        drops = any(chain.get("policy") == "drop" for chain in chains)
+        return drops, not required_insertions(accepts(spec), "FORWARD", listing)
+
     async def advice(self, spec: FilterSpec) -> tuple[str, ...]:
         """What a person has to do because a firewall that we cannot write to may be in the way; empty if none is."""
         tables = json.loads(await self._run("list tables", as_json=True))["nftables"]

@@ -6,7 +6,7 @@ Pure: returns one sentence for each clash, naming both settings and what to do.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from ipaddress import AddressValueError, IPv4Address
+from ipaddress import AddressValueError, IPv4Address, IPv4Network
 from urllib.parse import urlsplit
 
 from agent.snapshot import Identity
@@ -33,13 +33,11 @@ def clashes(
                 f"{name} {network} overlaps {underlay.network}, the network of {underlay.ifname} with node-address "
                 f"{identity.address}: hosts there would be taken for the overlay's; choose another {name}"
             )
-        for endpoint in etcd_endpoints:
-            address = _address(endpoint)
-            if address is not None and address in network:
-                yield (
-                    f"etcd-endpoints names {endpoint}, inside {name} {network}: the agent would depend on the network "
-                    "that it makes; give the address of a host"
-                )
+    for endpoint, name, network in etcd_inside(config, etcd_endpoints):
+        yield (
+            f"etcd-endpoints names {endpoint}, inside {name} {network}: the agent would depend on the network that it "
+            "makes; give the address of a host"
+        )
     if not config.has_subnet(identity.subnet):
         yield (
             f"this node's subnet {identity.subnet} is not one of Network {config.network} with HostSubnetLength "
@@ -52,6 +50,15 @@ def clashes(
             f"mtu {mtu} is more than the {largest_mtu} bytes that the underlay leaves for a pod's packet: packets of "
             "that size would be lost between nodes; lower mtu, or raise the underlay's MTU"
         )
+
+
+def etcd_inside(config: NetworkConfig, endpoints: tuple[str, ...]) -> Iterator[tuple[str, str, IPv4Network]]:
+    """The endpoints of etcd that lie in the overlay, with the name of the setting and its network."""
+    for name, network in (("Network", config.network), ("ServiceNetwork", config.service_network)):
+        for endpoint in endpoints:
+            address = _address(endpoint)
+            if address is not None and address in network:
+                yield endpoint, name, network
 
 
 def _address(endpoint: str) -> IPv4Address | None:

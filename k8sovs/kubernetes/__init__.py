@@ -31,7 +31,7 @@ from k8sovs.kubernetes.objects import (
     metadata_of,
     to_document,
 )
-from k8sovs.kubernetes.transport import Timing
+from k8sovs.kubernetes.transport import Timing, server_of
 from k8sovs.kubernetes.watch import Gone, Listed, Put, Statistics
 
 __all__ = [
@@ -69,5 +69,6 @@ __all__ = [
     "from_document",
     "key_of",
     "metadata_of",
+    "server_of",
     "to_document",
 ]

@@ -43,6 +43,16 @@ _KEEPALIVE_PROBES = 3
 silence was long (RFC 6298, section 5.5), and says nothing else before: a new connection is quicker."""
 
 
+def server_of(kubeconfig: str | None) -> str:
+    """The API server in a kubeconfig file, as a URL, or that of the pod one runs in. KubernetesError: none is known."""
+    try:
+        config = (KubeConfig.from_file(kubeconfig) if kubeconfig else KubeConfig.from_service_account()).get()
+    except (ConfigError, OSError, KeyError, TypeError, ValueError) as error:
+        source = kubeconfig or "the pod's service account"
+        raise KubernetesError(f"cannot use the Kubernetes configuration of {source}: {error!r}") from error
+    return "" if config is None else str(config.cluster.server)
+
+
 class Transport:
     """An HTTP client with the server and the credentials of a kubeconfig file or of the pod's service account.
 
