@@ -27,7 +27,7 @@ from k8sovs.kubernetes import (
 from k8sovs.lab.layout import SERVICE_NETWORK
 from k8sovs.lab.pki import Pki
 
-RBAC: Final = Path(__file__).parents[2] / "deploy" / "rbac.yaml"
+RBAC: Final = Path(__file__).parents[2] / "deploy" / "kustomize" / "rbac.yaml"
 """The roles that we ship."""
 
 ACCOUNT_NAMESPACE: Final = "kube-system"

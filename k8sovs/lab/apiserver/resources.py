@@ -143,6 +143,10 @@ EVENTS: Final = Resource(
         *("reason", "reportingComponent", "type"),
     ),
 )
+CLUSTER_ROLES: Final = Resource("rbac.authorization.k8s.io", "v1", "ClusterRole", "clusterroles", namespaced=False)
+CLUSTER_ROLE_BINDINGS: Final = Resource(
+    "rbac.authorization.k8s.io", "v1", "ClusterRoleBinding", "clusterrolebindings", namespaced=False
+)
 ENDPOINT_SLICES: Final = Resource("discovery.k8s.io", "v1", "EndpointSlice", "endpointslices", counts_generations=True)
 DEPLOYMENTS: Final = Resource(
     "apps",
@@ -177,6 +181,18 @@ RESOURCES: Final = (
     Resource("", "v1", "ServiceAccount", "serviceaccounts", short_names=("sa",), answers_deletion_with_object=True),
     DEPLOYMENTS,
     REPLICA_SETS,
+    Resource(
+        "apps",
+        "v1",
+        "DaemonSet",
+        "daemonsets",
+        short_names=("ds",),
+        categories=("all",),
+        subresources=("status",),
+        counts_generations=True,
+    ),
+    CLUSTER_ROLES,
+    CLUSTER_ROLE_BINDINGS,
     ENDPOINT_SLICES,
     Resource("coordination.k8s.io", "v1", "Lease", "leases"),
 )
