@@ -29,7 +29,7 @@ from k8sovs.lab.layout import (
 )
 from k8sovs.lab.netns import inside
 from k8sovs.lab.pki import Pki
-from k8sovs.lab.realserver import RealServer
+from k8sovs.lab.realserver import RBAC, RealServer
 from k8sovs.records import Keys, SubnetRecord
 
 _HTTP_TIMEOUT_S = 5.0
@@ -76,7 +76,8 @@ def kubernetes(lab: Lab) -> tuple[Daemon, ...]:
     """The Kubernetes API, in the order in which its processes are started."""
     netns, real = lab.netns("control"), real_server(lab)
     if real is None:
-        options = ("--listen", f"{CONTROL_ADDRESS}:{API_PORT}", "--journal", str(lab.directory / "apiserver.journal"))
+        listen, journal = f"{CONTROL_ADDRESS}:{API_PORT}", str(lab.directory / "apiserver.journal")
+        options = ("--listen", listen, "--journal", journal, "--manifest", str(RBAC))
         return (_daemon(lab, "apiserver", netns, sys.executable, "-m", "k8sovs.lab.apiserver", *options),)
     daemons = [
         _daemon(lab, "kubernetes-etcd", netns, *real.etcd()),

@@ -22,6 +22,7 @@ from cni.conf import EXECUTABLE
 from k8sovs import logs
 from k8sovs.kubernetes import Kubernetes, KubernetesError, Namespace
 from k8sovs.lab import cluster, control, openvswitch, pki, realserver, runtime, topology
+from k8sovs.lab.apiserver import authorization
 from k8sovs.lab.controllers.loop import (
     CONTROLLER_MANAGER,
     NAMESPACE_CONTROLLER,
@@ -174,8 +175,9 @@ class Supervisor:
         outside, inside = cluster.kubeconfig(lab), cluster.api_url(lab)
         if real is None:
             cluster.write_kubeconfig(outside, f"http://127.0.0.1:{port}", None, {})
-            for who in realserver.ACCOUNTS:
-                cluster.write_kubeconfig(cluster.kubeconfig(lab, who), inside, None, {})
+            for who, account in realserver.ACCOUNTS.items():
+                token = authorization.user_name(realserver.ACCOUNT_NAMESPACE, account)
+                cluster.write_kubeconfig(cluster.kubeconfig(lab, who), inside, None, {"token": token})
             return
         names = (f"IP:{real.address}", *realserver.SERVER_NAMES)
         await asyncio.to_thread(pki.create, real.pki.directory, names)

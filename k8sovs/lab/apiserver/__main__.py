@@ -21,11 +21,13 @@ from ipaddress import IPv4Network
 from pathlib import Path
 from typing import Final
 
+import yaml
 from aiohttp import web
 
 from k8sovs.lab.apiserver.addresses import ServiceAddresses
 from k8sovs.lab.apiserver.journal import Journal
 from k8sovs.lab.apiserver.registry import Registry
+from k8sovs.lab.apiserver.resources import RESOURCES
 from k8sovs.lab.apiserver.server import ApiServer
 from k8sovs.lab.apiserver.store import Store
 
@@ -69,6 +71,11 @@ async def serve(sockets: Sequence[socket.socket], options: argparse.Namespace) -
         new_uid=lambda: str(uuid.uuid4()),
         name_suffix=name_suffix,
     )
+    for path in options.manifest:
+        for document in yaml.safe_load_all(path.read_text()):
+            group, _, _ = document["apiVersion"].rpartition("/")
+            resource = next(one for one in RESOURCES if one.kind == document["kind"] and one.group == group)
+            registry.create(resource, document["metadata"].get("namespace", ""), document)
     application = ApiServer(registry, bookmark_interval_s=options.bookmark_interval).application()
     runner = web.AppRunner(application, handler_cancellation=True, access_log=None, shutdown_timeout=SHUTDOWN_S)
     await runner.setup()
@@ -88,6 +95,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="k8sovs-lab-apiserver", description="in-memory Kubernetes API of the lab")
     parser.add_argument("--listen", action="append", default=[], metavar="HOST:PORT", help="port 0 takes a free one")
     parser.add_argument("--listen-fd", action="append", default=[], type=int, metavar="N", help="a listening socket")
+    parser.add_argument(
+        "--manifest", action="append", default=[], type=Path, metavar="FILE", help="objects to begin with (YAML)"
+    )
     parser.add_argument("--service-network", type=IPv4Network, default=IPv4Network("10.96.0.0/12"))
     parser.add_argument("--bookmark-interval", type=float, default=10.0, metavar="SECONDS")
     parser.add_argument("--history", type=int, default=10_000, metavar="N", help="changes of each kind to remember")

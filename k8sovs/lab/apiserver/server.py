@@ -11,7 +11,7 @@ from typing import Final
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
-from k8sovs.lab.apiserver import absent, errors, openapi, resources, tables
+from k8sovs.lab.apiserver import absent, authorization, errors, openapi, resources, tables
 from k8sovs.lab.apiserver.documents import Document, encode, text
 from k8sovs.lab.apiserver.errors import ApiError
 from k8sovs.lab.apiserver.lists import Lists
@@ -29,7 +29,7 @@ from k8sovs.lab.apiserver.requests import (
     selection,
     wants_table,
 )
-from k8sovs.lab.apiserver.resources import NODES
+from k8sovs.lab.apiserver.resources import CLUSTER_ROLE_BINDINGS, CLUSTER_ROLES, NODES
 from k8sovs.lab.apiserver.scale import scale_of, scaled
 from k8sovs.lab.apiserver.store import Key, Stored
 from k8sovs.lab.apiserver.watch import Watch, WatchOptions
@@ -115,6 +115,7 @@ class ApiServer:
         target = parse_path(request.path)
         if target is None:
             return _json(absent.answer(request.method, request.path), 201)
+        self._authorize(request, target)
         match request.method, bool(target.name), target.subresource:
             case "GET", False, _:
                 return await self._watch(request, target) if is_watch(request) else self._list(request, target)
@@ -138,6 +139,16 @@ class ApiServer:
                 return await self._delete_collection(request, target)
             case _:
                 raise errors.method_not_allowed()
+
+    def _authorize(self, request: web.Request, target: Target) -> None:
+        user = authorization.asking(request.headers.get("Authorization", ""))
+        if user is not None:
+            verb = authorization.verb_of(request.method, named=bool(target.name), watches=is_watch(request))
+            roles, bindings = (
+                [stored.body for stored in self._registry.store.list(resource, "")]
+                for resource in (CLUSTER_ROLES, CLUSTER_ROLE_BINDINGS)
+            )
+            authorization.check(user, verb, target.resource, target.subresource, roles, bindings)
 
     def _one(self, request: web.Request, target: Target, stored: Stored, code: int = 200) -> web.Response:
         if wants_table(request):
