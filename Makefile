@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup demo bench soak lint test test-unit test-ovs test-cluster test-conformance test-long test-kernel bench-services bench-shaping clean
+.PHONY: help setup demo bench soak lint test test-unit test-ovs test-cluster test-conformance test-long test-kernel manifests image test-image bench-services bench-shaping clean
 
 KERNEL_PACKAGES := qemu-system-x86 linux-image-amd64 kmod busybox-static ipvsadm
 
@@ -33,6 +33,18 @@ test-long: setup ## the outages of the cluster tier at their full length, 60 s e
 test-kernel: ## the tests marked "kernel" on the kernel datapath, in an emulated virtual machine
 	@scripts/setup $(KERNEL_PACKAGES)
 	@scripts/test-kernel
+
+manifests: setup ## deploy/kustomize, rendered from deploy/chart
+	@scripts/manifests
+
+image: ## the OCI archives build/k8s-ovs.tar and build/k8s-ovs-openvswitch.tar, without a registry
+	@scripts/setup mmdebstrap buildah
+	@mkdir -p build
+	@scripts/image build
+
+test-image: ## builds the image, and lets containerd run agent and controller from it on a node of the lab
+	@scripts/setup mmdebstrap buildah
+	@scripts/test-image
 
 bench-services: setup ## connections through a Service, the cost of one change among 10,000
 	@scripts/bench-services

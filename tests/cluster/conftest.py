@@ -20,23 +20,27 @@ DATAPATH = os.environ.get("K8SOVS_TEST_DATAPATH", "auto")
 """The kernel tier insists on its own: with `auto`, a broken one would pass on the other."""
 REAL_SERVER = {"real_server", "real_api"}
 IPVS = Path("/proc/net/ip_vs")
+IMAGE = os.environ.get("K8SOVS_IMAGE")
 
 
 def pytest_report_header() -> list[str]:
     """Say which API server judges, and what is left out."""
     return [
         f"Kubernetes' own API server: {ASSETS or 'left out, as KUBEBUILDER_ASSETS names no directory with it'}",
+        f"the image: {IMAGE or 'left out, as K8SOVS_IMAGE names none; make test-image builds it'}",
         f"LVS: {'in this kernel' if IPVS.exists() else 'left out, as ip_vs is not loaded; make test-kernel has it'}",
     ]
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what needs Kubernetes' own API server, or LVS in the kernel, where there is none."""
+    """Leave out what needs Kubernetes' own API server, an image, or LVS in the kernel, where there is none."""
     needing: list[pytest.Item] = []
     if not ASSETS:
         needing += [item for item in items if isinstance(item, pytest.Function) and REAL_SERVER & _wanted(item)]
     if not IPVS.exists():
         needing += [item for item in items if item.get_closest_marker("ipvs")]
+    if not IMAGE:
+        needing += [item for item in items if item.get_closest_marker("image")]
     config.hook.pytest_deselected(items=needing)
     items[:] = [item for item in items if item not in needing]
 

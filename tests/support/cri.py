@@ -17,6 +17,8 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 PACKAGE = "runtime.v1"
 DEADLINE_S = 60.0
 READY = 0
+NODE = 2
+"""A namespace that is the node's."""
 
 _Field = descriptor_pb2.FieldDescriptorProto
 _SCALARS = {
@@ -47,7 +49,50 @@ _MESSAGES: Mapping[str, Mapping[str, tuple[int, str]]] = {
         "annotations": (7, "*Entry"),
         "linux": (8, "LinuxPodSandboxConfig"),
     },
-    "LinuxPodSandboxConfig": {"cgroup_parent": (1, "string")},
+    "LinuxPodSandboxConfig": {"cgroup_parent": (1, "string"), "security_context": (2, "LinuxSandboxSecurityContext")},
+    "LinuxSandboxSecurityContext": {"namespace_options": (1, "NamespaceOption"), "privileged": (6, "bool")},
+    "NamespaceOption": {"network": (1, "int32"), "pid": (2, "int32"), "ipc": (3, "int32")},
+    "ContainerMetadata": {"name": (1, "string"), "attempt": (2, "uint32")},
+    "ImageSpec": {"image": (1, "string")},
+    "KeyValue": {"key": (1, "string"), "value": (2, "string")},
+    "Mount": {
+        "container_path": (1, "string"),
+        "host_path": (2, "string"),
+        "readonly": (3, "bool"),
+        "propagation": (5, "int32"),
+    },
+    "Int64Value": {"value": (1, "int64")},
+    "Capability": {"add_capabilities": (1, "*string"), "drop_capabilities": (2, "*string")},
+    "LinuxContainerSecurityContext": {
+        "capabilities": (1, "Capability"),
+        "privileged": (2, "bool"),
+        "namespace_options": (3, "NamespaceOption"),
+        "run_as_user": (5, "Int64Value"),
+        "readonly_rootfs": (7, "bool"),
+        "no_new_privs": (11, "bool"),
+        "run_as_group": (12, "Int64Value"),
+    },
+    "LinuxContainerConfig": {"security_context": (2, "LinuxContainerSecurityContext")},
+    "ContainerConfig": {
+        "metadata": (1, "ContainerMetadata"),
+        "image": (2, "ImageSpec"),
+        "command": (3, "*string"),
+        "args": (4, "*string"),
+        "envs": (6, "*KeyValue"),
+        "mounts": (7, "*Mount"),
+        "log_path": (11, "string"),
+        "linux": (15, "LinuxContainerConfig"),
+    },
+    "CreateContainerRequest": {
+        "pod_sandbox_id": (1, "string"),
+        "config": (2, "ContainerConfig"),
+        "sandbox_config": (3, "PodSandboxConfig"),
+    },
+    "CreateContainerResponse": {"container_id": (1, "string")},
+    "StartContainerRequest": {"container_id": (1, "string")},
+    "StartContainerResponse": {},
+    "StopContainerRequest": {"container_id": (1, "string"), "timeout": (2, "int64")},
+    "StopContainerResponse": {},
     "Entry": {"key": (1, "string"), "value": (2, "string")},  # a map is a list of these on the wire
     "RunPodSandboxRequest": {"config": (1, "PodSandboxConfig")},
     "RunPodSandboxResponse": {"pod_sandbox_id": (1, "string")},
@@ -147,6 +192,26 @@ class Cri:
             "annotations": [{"key": key, "value": value} for key, value in (annotations or {}).items()],
         }
         return str(self._call("RunPodSandbox", config=config).pod_sandbox_id)
+
+    def run_on_host_network(self, name: str, cgroup: str, log_directory: Path, container: Mapping[str, object]) -> str:
+        """Start a pod of the node's own network with one container (a ContainerConfig); the container's id."""
+        config = {
+            "metadata": {"name": name, "uid": f"uid-of-{name}", "namespace": "kube-system"},
+            "log_directory": str(log_directory),
+            "linux": {
+                "cgroup_parent": f"/{cgroup}",
+                "security_context": {"namespace_options": {"network": NODE}, "privileged": True},
+            },
+        }
+        sandbox = str(self._call("RunPodSandbox", config=config).pod_sandbox_id)
+        asked = {"pod_sandbox_id": sandbox, "config": container, "sandbox_config": config}
+        made = str(self._call("CreateContainer", **asked).container_id)
+        self._call("StartContainer", container_id=made)
+        return made
+
+    def stop_container(self, container: str, grace_s: int = 10) -> None:
+        """SIGTERM, and SIGKILL when the time is over."""
+        self._call("StopContainer", container_id=container, timeout=grace_s)
 
     def address(self, sandbox: str) -> str:
         """The pod's address."""
