@@ -16,6 +16,7 @@ from agent.replica import Replica, Row, Value, mapping
 Operation: TypeAlias = dict[str, Json]
 
 RESTORE_WAIT = "flow-restore-wait"
+_RESTORE_WAIT_CLEARED: Json = ["other_config", "delete", ["set", [RESTORE_WAIT]]]
 
 
 class NoBridge(Exception):
@@ -55,6 +56,16 @@ def put_ports(replica: Replica, name: str, ports: Sequence[PodPort]) -> list[Ope
     return [*put.operations, *_insert_into("Bridge", found[0], "ports", put.inserted)]
 
 
+def remove_bridge(replica: Replica) -> list[Operation]:
+    """Without the bridge and all its ports, and without `flow-restore-wait`; ovs-vswitchd is told by `next_cfg`."""
+    found = replica.bridge()
+    if found is None:
+        return []
+    root, _ = replica.root()
+    gone: Json = ["bridges", "delete", ["set", [["uuid", found[0]]]]]
+    return [_mutate("Open_vSwitch", root, gone, _RESTORE_WAIT_CLEARED, ["next_cfg", "+=", 1])]
+
+
 def remove_ports(replica: Replica, names: Collection[str]) -> list[Operation]:
     """Without these ports. The database drops the rows that nobody refers to any more."""
     found = replica.bridge()
@@ -77,8 +88,7 @@ def set_restore_wait(replica: Replica, armed: bool) -> list[Operation]:
     """`flow-restore-wait` set or cleared, and a new number in `next_cfg`, which ovs-vswitchd copies once it knows."""
     uuid, _ = replica.root()
     wanted: list[Json] = [["other_config", "insert", ["map", [[RESTORE_WAIT, "true"]]]]] if armed else []
-    cleared: Json = ["other_config", "delete", ["set", [RESTORE_WAIT]]]
-    return [_mutate("Open_vSwitch", uuid, cleared, *wanted, ["next_cfg", "+=", 1])]
+    return [_mutate("Open_vSwitch", uuid, _RESTORE_WAIT_CLEARED, *wanted, ["next_cfg", "+=", 1])]
 
 
 class _Ports:

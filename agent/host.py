@@ -15,6 +15,7 @@ from agent.bridge import GATEWAY, VXLAN, BridgeSpec, BridgeView
 from agent.filters import Filters
 from agent.links import GatewaySpec, LinkError, Links, mac_text
 from agent.nftables import FilterSpec, Nftables
+from agent.originals import Originals
 from agent.ovsdb import Ovsdb, OvsdbError
 from agent.service_filters import ServiceFilterSpec
 from agent.snapshot import Identity
@@ -95,10 +96,13 @@ class HostSpec:
 class Host:
     """Makes and keeps what `spec` says."""
 
-    def __init__(self, spec: HostSpec, links: Links, ovsdb: Ovsdb, nftables: Nftables) -> None:
+    def __init__(
+        self, spec: HostSpec, links: Links, ovsdb: Ovsdb, nftables: Nftables, originals: Originals | None = None
+    ) -> None:
         self._spec = spec
         self._links = links
         self._ovsdb = ovsdb
+        self._originals = originals
         self._filters = Filters(nftables, spec.filters(self._underlay_devices()))
 
     def follow_services(self, services: ServiceFilterSpec) -> None:
@@ -160,7 +164,7 @@ class Host:
     async def _repair(self) -> None:
         for change in await self._links.configure_gateway(self._spec.gateway):
             log.info("gateway-changed", device=GATEWAY, change=change)
-        await sysctls.ensure(sysctls.node_sysctls(GATEWAY))
+        await sysctls.ensure(sysctls.node_sysctls(GATEWAY), self._originals)
 
     def _underlay_devices(self) -> tuple[str, ...]:
         """On the userspace datapath: the devices of the bridge that holds the node's address."""

@@ -248,6 +248,20 @@ class Nftables:
         drops = any(chain.get("policy") == "drop" for chain in chains)
         return drops, not required_insertions(accepts(spec), "FORWARD", listing)
 
+    async def removal(self) -> str:
+        """The commands that take away all that is ours: both tables, and the marked rules in chains of others.
+
+        Empty if there is nothing. Raises NftablesError.
+        """
+        listed = await self._run("list tables")
+        families = [family for family in ("inet", "arp") if f"table {family} {TABLE}\n" in f"{listed}\n"]
+        commands = [f"delete table {family} {TABLE}" for family in families]
+        if "table ip filter\n" in f"{listed}\n":
+            content = json.loads(await self._run("list table ip filter", as_json=True))["nftables"]
+            ours = [entry["rule"] for entry in content if "rule" in entry and _is_ours(entry["rule"])]
+            commands += [f"delete rule ip filter {rule['chain']} handle {rule['handle']}" for rule in ours]
+        return "\n".join(commands)
+
     async def advice(self, spec: FilterSpec) -> tuple[str, ...]:
         """What a person has to do because a firewall that we cannot write to may be in the way; empty if none is."""
         tables = json.loads(await self._run("list tables", as_json=True))["nftables"]

@@ -184,6 +184,23 @@ class Ovsdb:
             while self.view is not None and not self.view.ports.keys().isdisjoint(names):
                 await self.changes.wait_beyond(self.changes.count)
 
+    async def remove_bridge(self) -> bool:
+        """Remove the bridge with all its ports, and `flow-restore-wait`; none is no error.
+
+        Returns whether ovs-vswitchd has carried it out, within the deadline. Raises OvsdbError if the database has not.
+        """
+        async with self._deadline(f"removing bridge {self._bridge}"):
+            await self._transact(lambda: edits.remove_bridge(self._replica))
+            while self.view is not None and self.view.exists:
+                await self.changes.wait_beyond(self.changes.count)
+        try:
+            async with asyncio.timeout(self._deadline_s):
+                while self._configuration("cur_cfg") < self._configuration("next_cfg"):
+                    await self.changes.wait_beyond(self.changes.count)
+        except TimeoutError:
+            return False
+        return True
+
     async def set_port_ids(self, ids: Mapping[str, Mapping[str, str]]) -> None:
         """Set `external_ids` of ports, by port name, in one transaction; keys not mentioned stay.
 

@@ -21,6 +21,7 @@ from agent.metrics import NodeMetrics
 from agent.neighbours import Neighbours
 from agent.nftables import Nftables
 from agent.observe import Sight
+from agent.originals import Originals
 from agent.ovsdb import Ovsdb
 from agent.preflight import clashes
 from agent.restore_wait import keep_armed
@@ -103,7 +104,7 @@ async def prepared(
         spec = await _host_spec(cluster, ovsdb, links, settings)
         sight.identity = spec.identity
         tasks.create_task(watch_identity(cluster, settings, spec.identity))
-        host = Host(spec, links, ovsdb, nftables)
+        host = Host(spec, links, ovsdb, nftables, Originals(settings.state_dir))
         await host.prepare()
         tasks.create_task(host.run())
         yield Prepared(tasks, cluster, ovsdb, links, spec, host, sight, exposition)

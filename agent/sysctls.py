@@ -6,6 +6,8 @@ import asyncio
 from dataclasses import dataclass
 from pathlib import Path
 
+from agent.originals import Originals
+
 PROC_SYS = Path("/proc/sys")
 
 
@@ -46,14 +48,20 @@ LOAD_BALANCER = (
 """What an edge host needs beside that; there is no such setting until ip_vs is loaded."""
 
 
-def apply(settings: tuple[Sysctl, ...], root: Path = PROC_SYS) -> tuple[str, ...]:
-    """Write what differs; the names of what was written. Blocking. Raises SysctlError."""
+def apply(settings: tuple[Sysctl, ...], root: Path = PROC_SYS, originals: Originals | None = None) -> tuple[str, ...]:
+    """Write what differs; the names of what was written, whose values go to `originals` first.
+
+    Blocking. Raises SysctlError.
+    """
     changed = []
     for setting in settings:
         path = root / setting.name
         try:
-            if path.read_text().strip() == setting.value:
+            found = path.read_text().strip()
+            if found == setting.value:
                 continue
+            if originals is not None:
+                originals.note(setting.name, found)
             path.write_text(setting.value)
         except FileNotFoundError:
             if setting.optional:
@@ -67,6 +75,6 @@ def apply(settings: tuple[Sysctl, ...], root: Path = PROC_SYS) -> tuple[str, ...
     return tuple(changed)
 
 
-async def ensure(settings: tuple[Sysctl, ...]) -> tuple[str, ...]:
+async def ensure(settings: tuple[Sysctl, ...], originals: Originals | None = None) -> tuple[str, ...]:
     """`apply`, off the event loop. Raises SysctlError."""
-    return await asyncio.to_thread(apply, settings)
+    return await asyncio.to_thread(apply, settings, originals=originals)

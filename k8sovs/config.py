@@ -175,6 +175,18 @@ class EdgeSettings(HostSettings):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class UninstallSettings(StoreSettings):
+    """What a daemon of a host left where; the store is not asked."""
+
+    ovs_rundir: Path = _setting("run directory of Open vSwitch", Path("/var/run/openvswitch"))
+    bridge: str = _setting("name of the bridge", "br0")
+    state_dir: Path = _setting("where the daemon keeps its state", Path("/var/lib/k8sovs"))
+    cni_socket: Path = _setting("Unix socket of the agent", Path("/run/k8sovs/cni.sock"))
+    cni_conf_dir: Path = _setting("where the network configuration is", Path("/etc/cni/net.d"))
+    cni_bin_dir: Path = _setting("where the CNI executable is", Path("/opt/cni/bin"))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ControllerSettings(StoreSettings):
     """The cluster daemon."""
 
