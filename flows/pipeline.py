@@ -93,7 +93,8 @@ def pipeline_flows() -> Iterator[Flow]:
 
     tagged = Match.masked({fields.VLAN_VID: (fields.VLAN_PRESENT, fields.VLAN_PRESENT)})
     yield Flow(CLASSIFY.number, Priority.GUARD, tagged, (), None, Source.PIPELINE)
-    yield rule.goto(CLASSIFY, Priority.MATCH, {fields.IN_PORT: VXLAN_PORT}, TUNNEL_IN)
+    # The userspace datapath ends tunnels at every address of the underlay's bridge.
+    yield rule.drop(CLASSIFY, Priority.NETWORK, {fields.IN_PORT: VXLAN_PORT})
     yield rule.goto(CLASSIFY, Priority.MATCH, {fields.IN_PORT: TUN_PORT}, HOST_IN)
     yield rule.goto(CLASSIFY, Priority.FALLBACK, _IPV4, POD_IN)
     yield rule.goto(CLASSIFY, Priority.FALLBACK, _ARP, POD_IN)
@@ -119,6 +120,9 @@ def node_flows(snapshot: Snapshot) -> Iterator[Flow]:
     node, cluster = snapshot.node, snapshot.cluster_network
     to_node = (SetField(fields.ETH_DST, mac_of(node.gateway)), Output(TUN_PORT))
 
+    yield rule.goto(
+        CLASSIFY, Priority.MATCH, {fields.IN_PORT: VXLAN_PORT, fields.TUN_IPV4_DST: node.address}, TUNNEL_IN
+    )
     yield rule.goto(HOST_IN, Priority.MATCH, {**_IPV4, fields.IPV4_SRC: node.gateway}, SERVICE_IN, _AS_GLOBAL)
     # A packet of a pod that has just gone, or of another node's, must not pass for the node, who reaches everybody.
     yield rule.drop(HOST_IN, Priority.NETWORK, {**_IPV4, fields.IPV4_SRC: cluster})

@@ -28,7 +28,7 @@ from ipaddress import IPv4Address, IPv4Network
 
 from flows.fields import register
 
-RULE_VERSION = 3
+RULE_VERSION = 4
 """Version of the pipeline as a whole; raised with every change of its flows (the golden test insists)."""
 
 VXLAN_PORT = 1

@@ -20,6 +20,7 @@ from agent.bandwidth import Bandwidth
 from agent.limits import UNLIMITED, Limits
 from cni.request import AttachmentKey, PodIdentity
 from flows.snapshot import Tenancy
+from k8sovs.kubernetes import Statistics
 from tests.support.etcd import EtcdServers
 from tests.support.lab import eventually
 from tests.support.scripted_api import Answer, Request, ScriptedApi, Stream, Then, silence
@@ -102,7 +103,7 @@ async def test_an_agent_that_is_refused_keeps_what_it_has_says_so_once_and_goes_
     tmp_path: Path, code: int, reason: str
 ) -> None:
     async with refusing(tmp_path, code, reason) as (keeper, api):
-        bandwidth = Bandwidth(api.kubeconfig, "node1", CollectorRegistry())
+        bandwidth = Bandwidth(api.kubeconfig, "node1", CollectorRegistry(), Statistics())
         with capture_logs() as logs:
             running = asyncio.create_task(bandwidth.run())
             await wait_refusals(api, "/api/v1/pods", 4)
