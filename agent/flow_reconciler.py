@@ -7,6 +7,7 @@ right flows, and those that were right all along are not touched: their counters
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -15,7 +16,7 @@ from itertools import count, cycle
 from agent.metrics import FlowMetrics
 from agent.signal import Signal
 from agent.switch import BundleRejected, Switch, SwitchDisconnected, SwitchRefused
-from flows.desired import DesiredFlows, PartName, changed_keys
+from flows.desired import DesiredFlows, changed_keys
 from flows.diff import AddFlow, AddPassingFlow, DeleteFlow, FlowChange, PutGroup, difference
 from flows.flow import PASSING_COOKIE, Flow, FlowKey, Source
 from flows.group import GroupEntry
@@ -23,7 +24,7 @@ from flows.openflow.messages import FlushConnections, InstalledFlow, MeterEntry
 from flows.pipeline import pod_flows
 from flows.replies import FORMER_IDLE_S, Place, former_flow, place_of
 from flows.service import Protocol
-from flows.service_parts import Part, Rule, RuleKey
+from flows.service_parts import Part, PartName, Rule, RuleKey
 from flows.snapshot import Snapshot
 from flows.tables import ARP_METER, ARP_RATE, UNCOUNTED
 from k8sovs.logs import get_logger
@@ -38,6 +39,10 @@ COMPARED_EVERY = 3
 """At each third audit, that is every 15 s, the flows of one source are read and compared, all sources in turn."""
 
 RETRY_S = 1.0
+
+SLICE = 500
+"""How many ports and endpoints of Services are taken at a time when many have changed: some 2,500 flows, which keep the
+agent from other things for a tenth of a second."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,16 +78,23 @@ class _Table:
 
     def changes(self, parts: Mapping[PartName, Part], synced: frozenset[Source]) -> list[FlowChange]:
         """What leads from here to `parts`. Only what differs from the demand that was met last is looked at."""
-        if self.met is None or self.synced != synced:
+        if self.met is None:
             installed = self.installed
             desired = {key: flow for part in parts.values() for key, flow in part.items()}
         else:
             changed = [(self.met.get(name, _NOTHING), part) for name, part in parts.items()]
             changed += [(self.met[name], _NOTHING) for name in self.met.keys() - parts.keys()]
-            changed = [(before, after) for before, after in changed if before is not after]
-            keys = {key for before, after in changed for key in changed_keys(before, after)}
+            keys: set[RuleKey] = set()
+            desired = {}
+            for before, after in changed:
+                concerned = changed_keys(before, after)
+                keys |= concerned
+                desired |= {key: after[key] for key in concerned if key in after}
+            if self.synced != synced:
+                # What nobody might remove before may go now, and was never looked at.
+                demanded = {key for part in parts.values() for key in part}
+                keys |= self.installed.keys() - demanded
             installed = {key: self.installed[key] for key in keys if key in self.installed}
-            desired = {key: after[key] for _, after in changed for key in keys if key in after}
         wanted = {key: flow for key, flow in desired.items() if self.refused.get(key) != flow}
         return difference(installed, wanted, synced)
 
@@ -129,6 +141,8 @@ class FlowReconciler:
         self._served: int | None = None
         self._distrusted = False
         self._unforgotten: dict[FlowKey, FlushConnections] = {}
+        self.complete = False
+        """Whether the switch has all of what was demanded at the last reconciliation, all of many Services among it."""
 
     @property
     def current(self) -> bool:
@@ -153,7 +167,10 @@ class FlowReconciler:
         return self._wanted.count
 
     async def reconcile(self) -> None:
-        """Wait until the switch has committed all that is demanded now."""
+        """Wait until the switch has committed all that is demanded now.
+
+        Many Services that have changed come a few at a time, and are not waited for; see `complete`.
+        """
         number = self.request()
         while self._applied_upto < number:
             await self._applied.wait_beyond(self._applied.count)
@@ -267,8 +284,10 @@ class FlowReconciler:
     async def _compare(self, table: _Table, source: Source) -> None:
         """Read the flows of one source. Somebody may have exchanged one for another, which no count shows."""
         commits = table.commits
-        held = {entry.flow.key: entry.flow for entry in await self._switch.dump_flows(source)}
-        if table.unchanged_since(commits) and held != table.of(source):
+        held = await self._switch.dump_flows(source)
+        ours = table.of(source)
+        same = await asyncio.to_thread(lambda: ours == {entry.flow.key: entry.flow for entry in held})
+        if table.unchanged_since(commits) and not same:
             log.warning("flows-changed", source=source.name.lower(), action="comparing all of them")
             self._metrics.touched.inc()
             table.doubtful = True
@@ -287,8 +306,9 @@ class FlowReconciler:
             groups = [one.group for one in await self._switch.dump_groups()]
             table.read_anew(await self._switch.dump_flows(), groups)
         demand = self._demand()
-        parts = self._desired.parts(demand.snapshot)
-        while changes := table.changes(parts, demand.synced):
+        parts = self._desired.parts(demand.snapshot, SLICE)
+        synced = demand.synced if self._desired.complete else demand.synced - {Source.SERVICES}
+        while changes := await self._changes(table, parts, synced):
             table.commits += 1
             self._leave_behind(changes)
             try:
@@ -302,7 +322,22 @@ class FlowReconciler:
             log.debug("flows-committed", changes=len(changes), installed=len(table.installed))
             break
         await self._forget_connections(table)
-        table.met, table.synced = parts, demand.synced
+        table.met, table.synced = parts, synced
+        if not (self.complete and self._desired.complete):
+            # What has been made stays. Else the collector looks at all of it again and again, for most of a second
+            # when there are 10,000 Services, and nobody has a turn meanwhile.
+            gc.freeze()
+        self.complete = self._desired.complete
+        if not self.complete:
+            self.request()
+
+    async def _changes(
+        self, table: _Table, parts: Mapping[PartName, Part], synced: frozenset[Source]
+    ) -> list[FlowChange]:
+        if table.met is None:
+            # Everything is compared with everything, which can take a second; nobody else changes the table.
+            return await asyncio.to_thread(table.changes, parts, synced)
+        return table.changes(parts, synced)
 
     async def _commit(self, changes: Sequence[FlowChange]) -> None:
         """Raises what `Switch.commit` raises, and counts it."""

@@ -31,9 +31,11 @@ from agent.ports import PodPorts
 from agent.reaper import Reaper
 from agent.service_filters import service_filter_spec
 from agent.services import Services
+from agent.services_file import ServicesFile
 from agent.shaping import Shaper, desired_shapes
 from agent.signal import when_changed
 from agent.snapshot import Identity, Snapshots
+from agent.snapshot_file import SnapshotFile
 from agent.start import keep_forwarding, prepared, run_until_stopped
 from agent.switch import Switch, SwitchDisconnected
 from cni.conf import install_conf, install_executable, render_conflist
@@ -72,7 +74,9 @@ async def _serve(settings: AgentSettings) -> None:
 
         switch = Switch(str(settings.ovs_rundir / f"{settings.bridge}.mgmt"))
         snapshots = Snapshots(identity, _PROXIES[settings.service_proxy])
-        services = Services(settings.kubeconfig, settings.node_name, kubernetes)
+        remembered = ServicesFile(SnapshotFile(settings.state_dir / "services.json"), settings.node_name)
+        services = Services(settings.kubeconfig, settings.node_name, kubernetes, remembered)
+        services.restore()
         flows = FlowReconciler(
             switch, lambda: _demand(cluster, attachments, snapshots, services), metrics=FlowMetrics(registry)
         )

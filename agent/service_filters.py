@@ -43,7 +43,8 @@ def service_filter_spec(network: IPv4Network, services: Iterable[Service]) -> Se
     node_ports: set[Asked] = set()
     kept: set[Asked] = set()
     external: dict[tuple[IPv4Address, Asked], tuple[IPv4Address, int]] = {}
-    for service in sorted(services, key=lambda service: service.key):
+    exposed = [one for one in services if one.external or any(port.node_port is not None for port in one.ports)]
+    for service in sorted(exposed, key=lambda service: service.key):
         for port in service.ports:
             target = (service.cluster_addresses[0], port.port)
             if port.node_port is not None:

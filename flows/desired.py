@@ -14,13 +14,10 @@ from flows.flow import Flow, FlowKey, Source
 from flows.pipeline import node_flows, peer_flows, pipeline_flows, pod_flows
 from flows.replies import Place
 from flows.service import ServiceProxy
-from flows.service_parts import Part, Rule, RuleKey, ServiceParts
+from flows.service_parts import Part, PartName, Rule, RuleKey, ServiceParts
 from flows.snapshot import Attachment, Mode, Peer, Snapshot
 
 Thing = TypeVar("Thing")
-
-PartName = tuple[Source, int]
-"""A source, and the number of one of its parts; only Services have more than one."""
 
 
 def desired_flows(snapshot: Snapshot) -> dict[FlowKey, Flow]:
@@ -50,9 +47,15 @@ class DesiredFlows:
         self._pods: _Kept[tuple[Attachment, Mode, ServiceProxy]] = _Kept(lambda pod: pod_flows(*pod))
         self._services: tuple[tuple[object, ...], ServiceParts] | None = None
 
-    def parts(self, snapshot: Snapshot) -> dict[PartName, Part]:
+    @property
+    def complete(self) -> bool:
+        """Whether the parts are those of the whole snapshot."""
+        return self._services is None or self._services[1].complete
+
+    def parts(self, snapshot: Snapshot, most: int | None = None) -> dict[PartName, Part]:
         """All desired flows and groups, by source, those of Services by Service and by address of endpoints.
 
+        Of Services that have changed only so many are taken as have `most` ports and endpoints; see `complete`.
         No key is in two parts. Should two lay claim to the same flow, the earlier source has it, of two pods that with
         the lowest ofport, of two peers that with the lowest address.
         """
@@ -71,17 +74,17 @@ class DesiredFlows:
             parts[source] = self._part(source, snapshot, parts.values()) if stale else self._parts[source]
         self._inputs, self._parts = inputs, parts
         all_parts: dict[PartName, Part] = {(source, 0): part for source, part in parts.items()}
-        return all_parts | {(Source.SERVICES, number): part for number, part in self._of_services(snapshot).items()}
+        return {**all_parts, **self._of_services(snapshot, most)}
 
     def has_ended(self, place: Place) -> bool:
         """Whether an endpoint was there that the snapshot before still had, and said that it would end."""
         return self._services is not None and place in self._services[1].ended
 
-    def _of_services(self, snapshot: Snapshot) -> Mapping[int, Part]:
+    def _of_services(self, snapshot: Snapshot, most: int | None) -> Mapping[PartName, Part]:
         networks = (snapshot.service_network, snapshot.cluster_network, snapshot.node.subnet, snapshot.service_proxy)
         if self._services is None or self._services[0] != networks:
             self._services = (networks, ServiceParts(*networks))
-        return self._services[1].update(snapshot.services)
+        return self._services[1].update(snapshot.services, most)
 
     def _part(self, source: Source, snapshot: Snapshot, earlier: Iterable[Part]) -> Part:
         part: dict[RuleKey, Rule] = {}

@@ -2,6 +2,7 @@
 
 There is a piece for each Service and one for each address that has endpoints, which several Services may share. As
 there may be tens of thousands, they are put together in `SHARDS` parts; a change makes those parts anew that it is in.
+Many changes at once can be taken a few at a time, so that nobody has to wait for all of them.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from ipaddress import IPv4Address, IPv4Network
 from zlib import crc32
 
 from flows.balancing import Frontend, fragment_flow, frontends, service_rules
-from flows.flow import Flow, FlowKey
+from flows.flow import Flow, FlowKey, Source
 from flows.group import GroupEntry, GroupKey
 from flows.replies import Answering, Place, direct_flows, reply_flows, steered_flows
 from flows.service import Service, ServiceProxy, answers
@@ -24,7 +25,10 @@ Rule = Flow | GroupEntry
 RuleKey = FlowKey | GroupKey
 Part = Mapping[RuleKey, Rule]
 
-SHARDS = 512
+PartName = tuple[Source, int]
+"""A source, and the number of one of its parts; only Services have more than one."""
+
+SHARDS = 2048
 _LARGEST_GROUP = 0xFFFFFF00
 
 _Name = tuple[str, str | int]
@@ -45,30 +49,50 @@ class ServiceParts:
         self._pods = pods
         self._subnet = subnet
         self._services: Mapping[str, Service] = {}
-        self._parts: dict[int, Part] = {}
+        self._parts: dict[PartName, Part] = {}
         self._pieces: list[dict[_Name, Part]] = [{} for _ in range(SHARDS)]
         self._touched: set[int] = set()
         self._claims: dict[Frontend, set[tuple[bool, str]]] = defaultdict(set)
         self._outer: Counter[IPv4Address] = Counter()
         self._answering: dict[IPv4Address, Counter[Answering]] = defaultdict(Counter)
         self._numbers = GroupNumbers()
+        self.complete = True
+        """Whether the parts are those of all that was asked for last."""
         self.ended: frozenset[Place] = frozenset()
         """Endpoints that went with the last update and had said before that they would: nothing is left of them."""
 
-    def update(self, services: Mapping[str, Service]) -> Mapping[int, Part]:
-        """The parts for `services`, by number; those that have not changed are the same objects."""
+    def update(self, services: Mapping[str, Service], most: int | None = None) -> Mapping[PartName, Part]:
+        """The parts for `services`; those that have not changed are the same objects.
+
+        No more than about `most` ports and endpoints are looked at. If there are more that have changed, `complete` is
+        False, and the parts are those for some of the new Services and some of the old.
+        """
         if services is self._services:
             return self._parts
-        before, self._services = self._services, services
-        changed = {key for key, service in services.items() if before.get(key) is not service}
-        old = [before[key] for key in (changed & before.keys()) | (before.keys() - services.keys())]
-        new = [services[key] for key in sorted(changed)]
+        if self.complete:
+            self.ended = frozenset()
+        before = self._services
+        gone = sorted(before.keys() - services.keys())
+        concerned = gone + sorted(key for key, service in services.items() if before.get(key) is not service)
+        taken = concerned if most is None else list(_up_to(most, concerned, before, services))
+        self.complete = len(taken) == len(concerned)
+        now = dict(before)
+        for key in taken:
+            if key in services:
+                now[key] = services[key]
+            else:
+                del now[key]
+        self._services = services if self.complete else now
+        changed = {key for key in taken if key in services}
+        old = [before[key] for key in taken if key in before]
+        new = [services[key] for key in taken if key in services]
         if self._balances:
-            self._balance(services, changed, old, new)
+            self._balance(now, changed, old, new)
         self._recount_endpoints(old, new)
         self._parts = dict(self._parts)
         for number in self._touched:
-            self._parts[number] = {key: rule for piece in self._pieces[number].values() for key, rule in piece.items()}
+            part = {key: rule for piece in self._pieces[number].values() for key, rule in piece.items()}
+            self._parts[Source.SERVICES, number] = part
         self._touched.clear()
         return self._parts
 
@@ -141,7 +165,7 @@ class ServiceParts:
                     counted[answering] += step
                     if not counted[answering]:
                         del counted[answering]
-        self.ended = frozenset(place for place in ending if not self._answers(place))
+        self.ended = frozenset(place for place in self.ended | ending if not self._answers(place))
         for address, ports in sorted(before.items()):
             counted = self._answering[address]
             if not counted:
@@ -169,6 +193,19 @@ def _answering(service: Service) -> Iterator[tuple[IPv4Address, Answering]]:
             if answers(port.protocol, endpoint):
                 backend = endpoint.backend
                 yield backend.address, Answering(port.protocol, backend.port, service.external_local)
+
+
+def _up_to(
+    most: int, keys: Iterable[str], before: Mapping[str, Service], after: Mapping[str, Service]
+) -> Iterator[str]:
+    """The first of `keys`, as many as have `most` ports and endpoints; one at least."""
+    size = 0
+    for key in keys:
+        yield key
+        service = after.get(key) or before[key]
+        size += sum(1 + len(port.endpoints) for port in service.ports)
+        if size >= most:
+            return
 
 
 def _ending(service: Service) -> Iterator[Place]:

@@ -63,8 +63,16 @@ async def _change(report: Report, count: int) -> None:
         tasks = [asyncio.create_task(switch.run()), asyncio.create_task(reconciler.run())]
         before = _resident_mib()
         started = time.perf_counter()
+        waits: list[float] = []
+        waiting = asyncio.create_task(_note_waits(waits))
         await reconciler.reconcile()
+        while not reconciler.complete:
+            await reconciler.reconcile()
         report.value(f"services_{count}_first_s", time.perf_counter() - started)
+        waiting.cancel()
+        with suppress(asyncio.CancelledError):
+            await waiting
+        report.value(f"services_{count}_first_others_wait_ms", max(waits), digits=0)
         report.value(f"services_{count}_memory_mib", _resident_mib() - before, digits=0)
         took = []
         for number in range(CHANGES):
@@ -80,6 +88,15 @@ async def _change(report: Report, count: int) -> None:
             task.cancel()
             with suppress(asyncio.CancelledError):
                 await task
+
+
+async def _note_waits(waits: list[float]) -> None:
+    """Note, in ms, how long a task of the same event loop waits for its turn, for ever."""
+    while True:
+        started = time.perf_counter()
+        await asyncio.sleep(0)
+        waits.append((time.perf_counter() - started) * 1000)
+        await asyncio.sleep(0.005)
 
 
 def _service(number: int, more: int = 0) -> Service:

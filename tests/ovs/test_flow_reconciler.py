@@ -16,13 +16,13 @@ import structlog
 from agent.flow_reconciler import AUDIT_S, Demand, FlowReconciler
 from agent.switch import Switch
 from flows.desired import desired_flows
-from flows.flow import Source
+from flows.flow import PASSING_COOKIE, Flow, FlowKey, Source
 from flows.service import Protocol, Service, ServicePort, ServiceProxy
 from flows.snapshot import Attachment, Mode, Node, Peer, Snapshot, Tenancy
 from flows.text import flow_text
 from tests.support.cutting import Relay
 from tests.support.openvswitch import OpenVswitch
-from tests.support.services import endpoint, vip
+from tests.support.services import endpoint, service, vip
 
 DEADLINE_S = 20.0
 ALL = frozenset(Source)
@@ -103,6 +103,18 @@ def ages(bridge: OpenVswitch) -> dict[str, float]:
     return {re.sub(r"n_\w+=\d+, |(idle|hard)_age=\d+, ", "", one[1] + one[3]): float(one[2]) for one in found if one}
 
 
+async def held(bridge: OpenVswitch) -> dict[FlowKey, Flow]:
+    """What the switch has, but for what goes by itself."""
+    switch = Switch(str(bridge.mgmt("br0")))
+    running = asyncio.create_task(switch.run())
+    try:
+        await switch.wait_connected()
+        return {entry.flow.key: entry.flow for entry in await switch.dump_flows() if entry.cookie != PASSING_COOKIE}
+    finally:
+        running.cancel()
+        await asyncio.wait({running})
+
+
 async def until(condition: Callable[[], object]) -> None:
     while not condition():  # noqa: ASYNC110 - it is the switch, not this process, that the condition is about
         await asyncio.sleep(0.02)
@@ -127,6 +139,35 @@ async def test_each_of_many_changes_leaves_exactly_what_is_demanded_then(bridge:
             wishes.snapshot = replace(EMPTY, attachments=frozenset(pods), peers=frozenset(peers))
             await reconciler.reconcile()
             assert installed(bridge) == expected(bridge, wishes.snapshot)
+
+
+async def test_a_pod_waits_for_no_more_than_a_part_of_many_services(bridge: OpenVswitch) -> None:
+    found = {one.key: one for one in (service(f"a/s{n}", n, endpoint(f"172.11.4.{n % 250}")) for n in range(1, 1500))}
+    wishes = Wishes(replace(EMPTY, service_proxy=ServiceProxy.OVS, services=found))
+    async with reconciled(bridge, wishes) as reconciler:
+        assert not reconciler.complete
+        wishes.snapshot = replace(wishes.snapshot, attachments=frozenset({POD}))
+        await reconciler.reconcile()
+        assert not reconciler.complete
+        assert "nw_src=172.11.0.2" in bridge.ofctl("dump-flows", "br0", "table=30")
+        while not reconciler.complete:
+            await reconciler.reconcile()
+        assert await held(bridge) == desired_flows(wishes.snapshot)
+
+
+async def test_services_that_are_taken_in_parts_leave_nothing_of_those_before(bridge: OpenVswitch) -> None:
+    before = {one.key: one for one in (service(f"a/s{n}", n, endpoint(f"172.11.4.{n % 250}")) for n in range(1, 900))}
+    after = {one.key: one for one in (service(f"b/s{n}", n, endpoint(f"172.11.5.{n % 250}")) for n in range(1, 900))}
+    first, second = (replace(EMPTY, service_proxy=ServiceProxy.OVS, services=found) for found in (before, after))
+    wishes = Wishes(first)
+    async with reconciled(bridge, wishes) as reconciler:
+        while not reconciler.complete:
+            await reconciler.reconcile()
+        wishes.snapshot = second
+        await reconciler.reconcile()
+        while not reconciler.complete:
+            await reconciler.reconcile()
+        assert await held(bridge) == desired_flows(second)
 
 
 async def test_flows_that_stay_are_not_touched(bridge: OpenVswitch) -> None:
