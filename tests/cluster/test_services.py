@@ -25,7 +25,8 @@ PODS = {
     "default/g": "node2",
 }
 NODES = {"node1": "192.0.2.11", "node2": "192.0.2.12"}
-OUTER = "198.51.100.7"
+OUTER, BALANCED = "198.19.0.7", "198.19.0.8"
+MORE_SERVERS = (("red/b", 9090), ("red/c", 8081), ("red/c", 9090))
 
 
 @dataclass
@@ -81,6 +82,20 @@ class Cluster:
         )  # fmt: skip
         self.made.append((kind, namespace, name))
 
+    def patch_status(self, namespace: str, name: str, body: str) -> None:
+        """Write the status of a Service, as a load balancer's controller does."""
+        path = f"/api/v1/namespaces/{namespace}/services/{name}"
+        whole = json.loads(self.lab.run("kubectl", "get", "--raw", path)) | json.loads(body)
+        subprocess.run(
+            ["kubectl", "replace", "--raw", f"{path}/status", "-f", "-"],
+            input=json.dumps(whole), text=True, check=True, capture_output=True, env=self.lab.env,
+        )  # fmt: skip
+
+    def gateway(self, node: str) -> str:
+        """The address of a node in the pod network."""
+        shown = self.lab("exec", node, "--", "ip", "-4", "-o", "addr", "show", "dev", "tun0")
+        return shown.split("inet ")[1].split("/")[0]
+
     def remove_all(self) -> None:
         for kind, namespace, name in reversed(dict.fromkeys(self.made)):
             self.lab.run("kubectl", "-n", namespace, "delete", kind, name, "--ignore-not-found")
@@ -126,6 +141,8 @@ def running(lab: LabUnderTest) -> Iterator[Cluster]:
             added = lab.add_pod(pod, node)
             netns[pod], ip[pod] = added["netns"], added["ip"]
             inside.serve(netns[pod], pod, PORT)
+        for pod, port in MORE_SERVERS:
+            inside.serve(netns[pod], f"{pod}:{port}", port)
         for node in lab.node_places():
             netns[node.name], ip[node.name] = node.netns, node.address
             inside.serve(node.netns, node.name, 6443)
@@ -148,6 +165,63 @@ def test_connections_are_spread_over_the_endpoints_from_pods_and_from_nodes(clus
     assert all(0.2 < share < 0.47 for share in shares.values()), shares
     for node in NODES:
         assert cluster.answered(node, address, 30) == {"red/a", "red/b", "red/c"}
+
+
+def test_each_port_of_a_service_leads_where_its_name_does_on_each_endpoint(cluster: Cluster) -> None:
+    ports = [{"name": "p", "port": 80, "targetPort": "web"}, {"name": "q", "port": 81, "targetPort": "admin"}]
+    address = "10.96.1.200"
+    cluster.put("v1", "Service", "red", "two", spec={"clusterIP": address, "ports": ports})
+    for pod, web in (("red/b", PORT), ("red/c", 8081)):
+        cluster.put(
+            *("discovery.k8s.io/v1", "EndpointSlice", "red", f"two-{pod[-1]}"),
+            labels={"kubernetes.io/service-name": "two"},
+            addressType="IPv4",
+            endpoints=[{"addresses": [cluster.ip[pod]], "conditions": {"ready": True}, "nodeName": PODS[pod]}],
+            ports=[{"name": "p", "port": web, "protocol": "TCP"}, {"name": "q", "port": 9090, "protocol": "TCP"}],
+        )
+    cluster.eventually_answered("red/a", address, {"red/b", "red/c:8081"})
+    cluster.eventually_answered("red/a", address, {"red/b:9090", "red/c:9090"}, port=81)
+
+
+def test_endpoints_that_are_not_ready_are_used_where_a_service_publishes_them(cluster: Cluster) -> None:
+    published = cluster.service("red/early", publishNotReadyAddresses=True)
+    plain = cluster.service("red/late")
+    for name in ("red/early", "red/late"):
+        cluster.slice(name, "!red/c", ready=False, serving=False, terminating=False)
+    cluster.eventually_answered("red/a", published, {"red/c"})
+    assert cluster.answered("red/a", plain) == {"ConnectionRefusedError"}
+
+
+def test_a_headless_service_changes_nothing_for_its_endpoints(cluster: Cluster) -> None:
+    cluster.service("red/headless", "red/c", clusterIP="None")
+    marker = cluster.service("red/web", "red/b")
+    cluster.eventually_answered("red/a", marker, {"red/b"})
+    assert cluster.answered("red/a", cluster.ip["red/c"], 3, PORT) == {"red/c"}
+    replies = cluster.lab("exec", "node1", "--", "ovs-ofctl", "-O", "OpenFlow15", "dump-flows", "br0", "table=65")
+    assert cluster.ip["red/c"] not in replies
+
+
+def test_external_and_load_balancer_addresses_are_reached_from_pods_nodes_and_outside(cluster: Cluster) -> None:
+    cluster.service("red/web", "red/c", type="LoadBalancer", externalIPs=[OUTER], port={"nodePort": 30090})
+    ingress = json.dumps({"status": {"loadBalancer": {"ingress": [{"ip": BALANCED}]}}})
+    cluster.patch_status("red", "web", ingress)
+    # From outside by the router, and from there to node1.
+    ways = ((cluster.netns["outside"], "198.51.100.1"), (f"/run/netns/{cluster.lab.name}-fabric", NODES["node1"]))
+
+    def route(verb: str) -> None:
+        for address in (OUTER, BALANCED):
+            for netns, hop in ways:
+                command = ["nsenter", f"--net={netns}", "ip", "route", verb, f"{address}/32", "via", hop]
+                subprocess.run(command, check=True)
+
+    route("add")
+    try:
+        for address in (OUTER, BALANCED):
+            for who in ("red/a", "node1", "node2", "outside"):
+                cluster.eventually_answered(who, address, {"red/c"})
+            assert cluster.answered("blue/x", address, timeout_s=0.7) == {"TimeoutError"}
+    finally:
+        route("del")
 
 
 def test_an_endpoint_sees_the_clients_own_address(cluster: Cluster) -> None:
@@ -188,6 +262,24 @@ def test_join_and_isolate_hold_for_services_at_once_and_for_open_connections_too
         assert say(talking) == "same"
     finally:
         cluster.act("blue", "isolate")
+    assert say(talking) == "TimeoutError"
+    assert cluster.answered("blue/x", address, 2, timeout_s=0.7) == {"TimeoutError"}
+
+
+def test_global_and_isolate_hold_for_services_at_once_and_for_open_connections_too(cluster: Cluster) -> None:
+    address = cluster.service("red/web", "red/c")
+    cluster.eventually_answered("red/a", address, {"red/c"})
+    cluster.act("red", "global")
+    try:
+        talking = cluster.inside.start(cluster.netns["blue/x"], "talk", address, "80")
+        assert talking.stdout is not None
+        assert talking.stdout.readline().startswith("red/c")
+        own = cluster.inside.start(cluster.netns["red/a"], "talk", address, "80")
+        assert own.stdout is not None
+        assert own.stdout.readline().startswith("red/c")
+    finally:
+        cluster.act("red", "isolate")
+    assert say(own) == "same"
     assert say(talking) == "TimeoutError"
     assert cluster.answered("blue/x", address, 2, timeout_s=0.7) == {"TimeoutError"}
 
@@ -265,9 +357,46 @@ def test_with_the_external_policy_local_an_endpoint_sees_the_client_outside(clus
         *("red/web", "red/a", "red/c"), type="NodePort", port={"nodePort": 30082}, externalTrafficPolicy="Local"
     )
     cluster.eventually_answered("outside", NODES["node2"], {"red/c"}, port=30082)
+    cluster.eventually_answered("outside", NODES["node1"], {"red/a"}, port=30082)
     said = cluster.inside.ask(cluster.netns["outside"], NODES["node2"], 30082, 10)
     assert set(said) == {f"red/c {cluster.ip['outside']}"}
     assert cluster.answered("red/b", NODES["node2"], 12, 30082) == {"red/a", "red/c"}
+    cluster.slice("red/web", "red/c")
+    eventually(
+        lambda: cluster.answered("outside", NODES["node1"], 2, 30082, timeout_s=0.5) == {"TimeoutError"},
+        "no answer at a node without an endpoint",
+    )
+    assert cluster.answered("outside", NODES["node2"], 2, 30082) == {"red/c"}
+
+
+def test_with_the_external_policy_cluster_an_endpoint_sees_the_node_that_was_asked(cluster: Cluster) -> None:
+    cluster.service("red/web", "red/c", type="NodePort", port={"nodePort": 30083})
+    cluster.eventually_answered("outside", NODES["node1"], {"red/c"}, port=30083)
+    gateway = cluster.gateway("node1")
+    assert set(cluster.inside.ask(cluster.netns["outside"], NODES["node1"], 30083, 5)) == {f"red/c {gateway}"}
+
+
+def test_a_kube_proxy_beside_the_agent_breaks_nothing(cluster: Cluster) -> None:
+    address = cluster.service("red/web", "red/c", type="NodePort", port={"nodePort": 30084})
+    cluster.eventually_answered("red/a", address, {"red/c"})
+    to = f"dnat to {cluster.ip['red/c']}:{PORT}"
+    rules = f"ip daddr {address} tcp dport 80 {to}; fib daddr type local tcp dport 30084 meta mark set 0x4000 {to};"
+    chains = "".join(
+        f"chain {hook} {{ type nat hook {hook} priority -100; {rules} }}; " for hook in ("prerouting", "output")
+    )
+    chains += "chain out { type nat hook postrouting priority 100; meta mark 0x4000 masquerade; };"
+    for node in NODES:
+        cluster.lab("exec", node, "--", "nft", f"table ip kube {{ {chains} }}")
+    try:
+        for who in ("red/a", "node1", "node2"):
+            assert cluster.answered(who, address, 3) == {"red/c"}
+        for who in ("red/a", "node1", "outside"):
+            for node in NODES.values():
+                assert cluster.answered(who, node, 3, 30084) == {"red/c"}
+        assert cluster.answered("blue/x", address, timeout_s=0.7) == {"TimeoutError"}
+    finally:
+        for node in NODES:
+            cluster.lab("exec", node, "--", "nft", "delete table ip kube")
 
 
 def test_with_the_internal_policy_local_only_endpoints_of_the_own_node_are_used(cluster: Cluster) -> None:

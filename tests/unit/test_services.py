@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flows import fields
-from flows.actions import SetField, Track
+from flows.actions import Group, SetField, Track
 from flows.balancing import GROUP_SIZE, divide
 from flows.desired import DesiredFlows, desired_rules
 from flows.diff import AddFlow, DeleteFlow, DeleteGroup, FlowChange, PutGroup, difference
@@ -205,6 +205,27 @@ def test_a_large_service_is_divided_into_groups_that_are_neither_empty_nor_too_l
     assert all(len(part) <= GROUP_SIZE for part in parts)
     assert count == 0 or all(parts)
     assert len(parts).bit_count() == 1
+
+
+def test_each_of_300_endpoints_is_some_clients_and_each_client_has_12_at_most() -> None:
+    many = service("a/large", 17, *(endpoint(IPv4Address("172.11.4.2") + number) for number in range(300)))
+    found = rules(many).values()
+    by_number = {rule.identifier: backends(rule) for rule in found if isinstance(rule, GroupEntry)}
+    choices = [
+        (term, action.identifier)
+        for rule in found
+        if isinstance(rule, Flow)
+        for term in rule.match
+        if term[0] is fields.IPV4_SRC
+        for action in rule.actions
+        if isinstance(action, Group)
+    ]
+    used: set[Backend] = set()
+    for client in range(int(IPv4Address("172.11.8.0")), int(IPv4Address("172.11.9.0"))):
+        (mine,) = (group for (_, value, mask), group in choices if client & (mask or 0xFFFFFFFF) == value)
+        assert len(by_number[mine]) <= GROUP_SIZE
+        used |= by_number[mine]
+    assert len(used) == 300
 
 
 @varied
