@@ -3,40 +3,21 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections.abc import Mapping
-from pathlib import Path
 
 import pytest
 
 from tests.support.lab import LabUnderTest, eventually, k8sovs
 from tests.support.namespaces import Sandbox
+from tests.support.removal import uninstall
 from tests.support.runtime import Node, Pod
 
 pytestmark = pytest.mark.timeout(120)
 
 LAB_OPTIONS = ("--nodes", "1")
-PROGRAM = str(Path(sys.executable).parent / "k8sovs")
 ORIGINAL = {"net.ipv4.ip_forward": "0", "net.ipv4.conf.all.send_redirects": "1"}
 SETTINGS = ("net.ipv4.ip_forward", "net.ipv4.conf.all", "net.ipv4.conf.default", "net.ipv4.conf.br-phy")
 REFUSED = 2
-
-
-def uninstall(node: Node, *flags: str) -> subprocess.CompletedProcess[str]:
-    directory = node.ovs_rundir.parent
-    places = {
-        "ovs-rundir": node.ovs_rundir,
-        "state-dir": directory / "state",
-        "cni-socket": directory / "cni.sock",
-        "cni-conf-dir": directory / "cni" / "net.d",
-        "cni-bin-dir": directory / "cni" / "bin",
-        "config": "/dev/null",
-    }
-    told = [f"--{name}={path}" for name, path in places.items()]
-    return subprocess.run(
-        node.command(PROGRAM, "uninstall", *told, *flags), capture_output=True, text=True, timeout=60, check=False
-    )
 
 
 def condition(node: Node) -> Mapping[str, object]:
