@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from k8sovs import __version__
-from k8sovs.cli import check, daemons, edge, lab, net, status, uninstall
+from k8sovs.cli import check, daemons, edge, lab, migrate, net, status, uninstall
 
 READER_GONE = 141
 """What a shell calls the end by SIGPIPE."""
@@ -19,7 +19,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="k8sovs", description="Multi-tenant pod network on Open vSwitch.")
     parser.add_argument("--version", action="version", version=f"k8sovs {__version__}")
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for module in (net, edge, status, check, lab, daemons, uninstall):
+    for module in (net, edge, status, check, migrate, lab, daemons, uninstall):
         module.register(subparsers)
     options, command = _split(sys.argv[1:] if argv is None else argv)
     arguments = parser.parse_args(options, argparse.Namespace(command=command, takes_command=False))
