@@ -20,7 +20,10 @@ HOST_PREFIX_LENGTH = 32
 
 @dataclass(frozen=True, slots=True)
 class GatewaySpec:
-    """`address`, the node's gateway address, on `ifname`; `networks` are routed `via next_hop`."""
+    """`address`, the node's gateway address, on `ifname`; `networks` are routed `via next_hop`.
+
+    The device's MAC is that of its address: the switch sends there, whatever somebody (udev, say) makes of the device.
+    """
 
     ifname: str
     address: IPv4Address
@@ -64,6 +67,9 @@ def required_changes(spec: GatewaySpec, state: GatewayState) -> list[Request]:
     """The requests that lead from `state` to `spec`, in order; routes of other people on the device stay."""
     index = state.link.index
     requests: list[Request] = []
+    own_mac = mac_text(mac_of(spec.address))
+    if state.link.mac != own_mac:
+        requests.append(netlink.set_link(spec.ifname, mac=own_mac))
     if not state.link.up or state.link.mtu != spec.mtu:
         requests.append(netlink.set_link(spec.ifname, mtu=spec.mtu, up=True))
     wrong = [have for have in state.addresses if not _is(have, spec)]

@@ -30,6 +30,8 @@ from k8sovs.records import NetworkConfig
 log = get_logger(__name__)
 
 RETRY_S = 1.0
+AUDIT_S = 5.0
+"""How often the kernel's settings are looked at."""
 KERNEL_MODULE = Path("/sys/module/openvswitch")
 
 
@@ -134,6 +136,7 @@ class Host:
             tasks.create_task(self._filters.run())
             tasks.create_task(self._keep_bridge())
             tasks.create_task(self._keep_gateway())
+            tasks.create_task(self._keep_settings())
 
     async def _keep_bridge(self) -> None:
         while True:
@@ -152,13 +155,23 @@ class Host:
                     # The switch makes the device anew when it restarts, and that is the next event.
                     log.warning("gateway-not-repaired", device=GATEWAY, error=str(error))
 
+    async def _keep_settings(self) -> None:
+        """`sysctl --system`, a network restart or another daemon set them for all devices, and nobody tells of it."""
+        while True:
+            await asyncio.sleep(AUDIT_S)
+            try:
+                for name in await sysctls.ensure(sysctls.node_sysctls(GATEWAY)):
+                    log.warning("kernel-setting-put-back", name=name, action="see who changes it: /etc/sysctl.d")
+            except SysctlError as error:
+                log.debug("kernel-setting-not-put-back", error=str(error))
+
     async def _ensure_bridge(self) -> None:
         while True:
             try:
                 await self._ovsdb.ensure_bridge(self._spec.bridge)
                 return
             except OvsdbError as error:
-                log.error("bridge-not-made", error=str(error), action="trying again")
+                log.error("bridge-not-made", error=str(error), action="trying again; 'k8sovs check' may say why")
                 await asyncio.sleep(RETRY_S)
 
     async def _repair(self) -> None:

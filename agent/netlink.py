@@ -176,12 +176,16 @@ def create_ifb(name: str, mtu: int) -> Request:
     return _request(f"create ifb {name}", message, RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, (errno.EEXIST,))
 
 
-def set_link(name: str, *, mtu: int | None = None, group: int | None = None, up: bool = False) -> Request:
+def set_link(
+    name: str, *, mtu: int | None = None, group: int | None = None, mac: str | None = None, up: bool = False
+) -> Request:
     """Change a device; a device that is gone is an error for all but a change of group."""
     flags = IFF_UP if up else 0
     message = _link_message(flags, flags) + _packed(_IFLA_IFNAME, _name(name))
     if mtu is not None:
         message += _packed(_IFLA_MTU, _U32.pack(mtu))
+    if mac is not None:
+        message += _packed(_IFLA_ADDRESS, _mac(mac))
     if group is not None:
         message += _packed(_IFLA_GROUP, _U32.pack(group))
     return _request(f"set link {name}", message, RTM_SETLINK, tolerated=() if group is None else (errno.ENODEV,))

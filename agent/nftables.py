@@ -22,6 +22,7 @@ from typing import Any
 
 from agent import service_filters
 from agent.service_filters import ServiceFilterSpec
+from flows.tables import NODE_LOCAL_DNS
 
 TABLE = "k8sovs"
 COMMENT = "k8sovs"
@@ -82,6 +83,7 @@ def ruleset(spec: FilterSpec) -> str:
     chain forward {{
         type filter hook forward priority filter; policy accept;
         iifname {gateway} oifname != {gateway} ct state invalid counter drop comment "masquerade would pass it over"
+        iifname {gateway} ip daddr {NODE_LOCAL_DNS} counter drop comment "for this node alone"
         iifname {gateway} {tunnelled} ct status dnat counter drop comment "a Service must not lead into a tunnel"
         iifname != {gateway} oifname {gateway} jump inbound
     }}

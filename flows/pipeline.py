@@ -32,6 +32,7 @@ from flows.tables import (
     FROM_OUTSIDE,
     HOST_IN,
     HOST_NEXT_HOP,
+    NODE_LOCAL_DNS,
     NODE_PORT,
     POD_IN,
     REPLY,
@@ -108,6 +109,7 @@ def pipeline_flows() -> Iterator[Flow]:
     yield rule.goto(STEER, Priority.FALLBACK, _IPV4, DELIVER)
     for network in UNROUTABLE:
         yield rule.drop(ROUTE, Priority.GUARD, {**_IPV4, fields.IPV4_DST: network})
+    yield rule.goto(ROUTE, Priority.EXCEPTION, {**_IPV4, fields.IPV4_DST: NODE_LOCAL_DNS}, EGRESS)
     yield rule.goto(ROUTE, Priority.FALLBACK, _IPV4, EGRESS)
     # What the node sent here and belongs nowhere must not go back to it: that would be a loop.
     looping = {fields.IN_PORT: (TUN_PORT, fields.IN_PORT.all_ones), fields.CT_STATE: (0, fields.CT_DST_NAT)}

@@ -79,6 +79,9 @@ REFUSED_MAC = 0x0A58_A9FE_4D04
 HOST_NEXT_HOP = IPv4Address("169.254.77.1")
 """The next hop of the node's own routes into the cluster: nobody's address, only a MAC to send to."""
 
+NODE_LOCAL_DNS = IPv4Address("169.254.20.10")
+"""Where NodeLocal DNSCache listens on the node, by its convention; pods ask there, each on its own node."""
+
 UNROUTABLE = (
     IPv4Network("127.0.0.0/8"),  # loopback
     IPv4Network("169.254.0.0/16"),  # link-local, the node's own next hop and cloud metadata among it
@@ -108,6 +111,8 @@ class Priority(IntEnum):
     """Answers of endpoints, and fragments: what must not be taken for the ordinary case."""
     GUARD = 400
     """What must never get through, whatever else matches."""
+    EXCEPTION = 450
+    """What gets through although it lies in a range that a guard keeps out."""
 
 
 @dataclass(frozen=True, slots=True)

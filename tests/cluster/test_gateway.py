@@ -48,6 +48,7 @@ def state() -> Json:
     (link,) = run_json("ip", "-json", "link", "show", "tun0")
     (held,) = run_json("ip", "-json", "address", "show", "tun0")
     return {
+        "mac": link["address"],
         "mtu": link["mtu"],
         "up": "UP" in link["flags"],
         "addresses": {f"{one['local']}/{one['prefixlen']}" for one in held["addr_info"] if one["family"] == "inet"},
@@ -63,6 +64,7 @@ def state() -> Json:
 
 
 RIGHT = {
+    "mac": "0a:58:ac:0b:00:01",
     "mtu": 1450,
     "up": True,
     "addresses": {"172.11.0.1/32"},
@@ -93,6 +95,7 @@ async def test_nothing_is_written_when_all_is_right(links: Links) -> None:
         "address add 192.0.2.77/24 dev tun0",
         "route del 10.96.0.0/12",
         "route replace 172.11.0.0/16 dev tun0",
+        "link set tun0 address 02:00:00:00:00:01",
         "neighbour del 169.254.77.1 dev tun0",
         "neighbour replace 169.254.77.1 dev tun0 lladdr 02:00:00:00:00:01 nud permanent",
         "neighbour replace 169.254.77.1 dev tun0 lladdr 0a:58:a9:fe:4d:01 nud stale",

@@ -98,3 +98,9 @@ def test_a_bookmark_needs_no_name() -> None:
 def test_a_document_made_to_break_its_reader_is_unreadable(kind: type[Pod | Node | Namespace], content: bytes) -> None:
     with pytest.raises(Unreadable):
         use(kind, content)
+
+
+def test_a_nodes_addresses_of_ipv6_are_passed_over() -> None:
+    addresses = [{"type": "InternalIP", "address": address} for address in ("2001:db8::11", "192.0.2.11", "192.0.2.12")]
+    content = json.dumps({"metadata": {"name": "n"}, "status": {"addresses": addresses}}).encode()
+    assert address_of(decode(content, Node)) == IPv4Address("192.0.2.11")
