@@ -16,6 +16,7 @@ from k8sovs import logs
 from scripts import bench_cni, bench_flows, bench_join
 from scripts.bench_figures import Report
 from scripts.bench_plugins import NAMESPACE, bridge, overlay
+from scripts.interrupts import end_on_signals
 from tests.support.lab import LabUnderTest
 from tests.support.runtime import Node
 
@@ -23,6 +24,7 @@ PARTS = ("flows", "cni", "join")
 
 
 def main() -> None:
+    end_on_signals()
     parser = argparse.ArgumentParser(prog="bench", description=__doc__)
     parser.add_argument("--only", choices=PARTS, action="append", help="measure this part (may be repeated)")
     parts = parser.parse_args().only or PARTS

@@ -22,6 +22,7 @@ from k8sovs import logs
 from k8sovs.kubernetes import EndpointSlice, Kubernetes, from_document
 from k8sovs.kubernetes import Service as ServiceObject
 from scripts.bench_figures import Report, p50
+from scripts.interrupts import end_on_signals
 from tests.support.lab import LabUnderTest
 from tests.support.openvswitch import OpenVswitch
 from tests.support.sockets import Inside
@@ -37,6 +38,7 @@ MEASURED = IPv4Address("10.96.0.10")
 
 def main() -> None:
     """All of it, for each number of Services on the command line."""
+    end_on_signals()
     parser = argparse.ArgumentParser()
     parser.add_argument("counts", type=int, nargs="*", default=[1_000, 10_000])
     logs.configure("warning")

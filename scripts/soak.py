@@ -11,6 +11,7 @@ import random
 import sys
 from pathlib import Path
 
+from scripts.interrupts import end_on_signals
 from tests.support.soak.run import Outcome, shortest_failure, soak
 
 RERUNS = 5
@@ -18,6 +19,7 @@ RERUNS = 5
 
 def main() -> int:
     """Run the soak that the flags describe; exit status 1 if anything was wrong."""
+    end_on_signals()
     parser = argparse.ArgumentParser(prog="soak", description=__doc__)
     parser.add_argument("--seconds", type=float, default=60.0, help="begin no step after so many (default: 60)")
     parser.add_argument("--seed", type=int, help="default: any")
