@@ -6,8 +6,10 @@ import asyncio
 from typing import NoReturn
 
 from agent.cluster import ClusterSource, ClusterView
+from agent.links import EventKind, Links
 from agent.snapshot import Identity
 from k8sovs.config import EdgeSettings, HostSettings
+from k8sovs.etcd import Etcd
 from k8sovs.logs import get_logger
 
 log = get_logger(__name__)
@@ -66,6 +68,16 @@ async def watch_identity(
                     f"and is {moved.address} with {moved.subnet}"
                 )
         await cluster.changed.wait_beyond(seen)
+
+
+async def doubt_when_readdressed(links: Links, etcd: Etcd) -> None:
+    """Have etcd's connection looked at whenever an address of the node comes or goes, for ever.
+
+    A connection from an address that is gone is as silent as one on which nothing happens.
+    """
+    async for event in links.events():
+        if event.kind is EventKind.ADDRESS:
+            etcd.doubt()
 
 
 def _moved(view: ClusterView | None, settings: HostSettings, identity: Identity) -> Identity | None:

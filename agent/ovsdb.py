@@ -48,7 +48,7 @@ DATABASE = "Open_vSwitch"
 COMMENT = "k8sovs agent"
 """Stands at every change of ours in the database's log, for whoever reads it: `ovsdb-tool show-log -m conf.db`."""
 
-_DEADLINE_S = 20.0
+DEADLINE_S = 20.0
 _RETRY_S = 1.0
 _SILENCE_S = 5.0
 
@@ -77,7 +77,7 @@ class Ovsdb:
     `view` is None until the database was read once; `changes` counts its versions.
     """
 
-    def __init__(self, db_socket: str, bridge: str = "br0", deadline_s: float = _DEADLINE_S) -> None:
+    def __init__(self, db_socket: str, bridge: str = "br0", deadline_s: float = DEADLINE_S) -> None:
         self.view: BridgeView | None = None
         self.changes = Signal()
         self._path = db_socket

@@ -15,7 +15,7 @@ from prometheus_client import CollectorRegistry
 from agent.cluster import RECORD_KINDS, ClusterSource
 from agent.flow_reconciler import FlowReconciler
 from agent.host import Host, HostSpec, choose_datapath
-from agent.identity import NodeMoved, wait_identity, watch_identity
+from agent.identity import NodeMoved, doubt_when_readdressed, wait_identity, watch_identity
 from agent.links import Links, UnderlayError
 from agent.metrics import NodeMetrics
 from agent.neighbours import Neighbours
@@ -95,6 +95,7 @@ async def prepared(
         cluster = ClusterSource(etcd, settings.prefix, file, lambda kind: malformed.labels(kind).inc())
         cluster.restore()
         tasks.create_task(cluster.run())
+        tasks.create_task(doubt_when_readdressed(links, etcd))
         ovsdb = Ovsdb(str(settings.ovs_rundir / "db.sock"), settings.bridge)
         tasks.create_task(ovsdb.run())
         sight = Sight(NodeMetrics(registry), etcd, ovsdb, cluster, kubernetes)

@@ -96,6 +96,13 @@ class Etcd:
         backoff = Backoff(self._now, self._randomness)
         return watch_ranges(self._wire, _ranges(names), backoff, self._silence, self._watches)
 
+    def doubt(self) -> None:
+        """Have every watch ask its server for a sign of life now: something happened to this machine's network.
+
+        Where the kernel gets no acknowledgement for 5 s the connection is given up, and made anew.
+        """
+        self._wire.doubt()
+
     def statistics(self) -> WatchStatistics:
         """How the watches do, for metrics."""
         return self._watches

@@ -175,7 +175,7 @@ async def _next_message(stream: WatchStream, silence: float) -> WatchMessage:
     message = await stream.receive(silence)
     if message is None:
         await stream.request_progress()
-        message = await stream.receive(silence)
+        message = await stream.receive(silence, doubting=False)
     if message is None:
         raise stream.silent()
     return message

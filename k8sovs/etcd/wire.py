@@ -84,6 +84,7 @@ class Wire:
         self._config = config
         self._timeout = timeout
         self._servers: list[_Server] = []
+        self._streams: set[WatchStream] = set()
         self._current = 0
         self._token: str | None = None
         self._authenticating = asyncio.Lock()
@@ -128,10 +129,17 @@ class Wire:
     async def watch(self, starts: Sequence[tuple[Range, int]]) -> AsyncIterator[WatchStream]:
         """A stream of what happens in each range from its revision on. Raises `EtcdError` if it cannot be opened."""
         stream = await self._open_watch(starts)
+        self._streams.add(stream)
         try:
             yield stream
         finally:
+            self._streams.discard(stream)
             await stream.close()
+
+    def doubt(self) -> None:
+        """See `Etcd.doubt`."""
+        for stream in self._streams:
+            stream.doubt()
 
     async def _open_watch(self, starts: Sequence[tuple[Range, int]]) -> WatchStream:
         async with self._attempt(self._timeout) as server:
@@ -236,17 +244,28 @@ class WatchStream:
         self._server = server
         self._call = call
         self._reading: asyncio.Task[Message] | None = None
+        self._doubt = asyncio.Event()
 
-    async def receive(self, timeout: float) -> WatchMessage | None:
+    def doubt(self) -> None:
+        """Let the present wait for a message end as if it had been silent for long."""
+        self._doubt.set()
+
+    async def receive(self, timeout: float, *, doubting: bool = True) -> WatchMessage | None:
         """The next message, None after `timeout` seconds of silence. Raises `EtcdError` when the watch is at its end.
 
         Silence takes nothing away: the next call goes on waiting for the same message.
         """
         if self._reading is None:
             self._reading = asyncio.ensure_future(self._call.read())
+        self._doubt.clear()
+        doubted = asyncio.ensure_future(self._doubt.wait())
         # Not wait_for: a read that is cancelled takes the stream down with it.
-        done, _ = await asyncio.wait([self._reading], timeout=timeout)
-        if not done:
+        waited = [self._reading, doubted] if doubting else [self._reading]
+        try:
+            await asyncio.wait(waited, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            doubted.cancel()
+        if not self._reading.done():
             return None
         reading, self._reading = self._reading, None
         try:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests.support.iperf import goodput, inside
-from tests.support.lab import LabUnderTest, eventually
+from tests.support.lab import LabUnderTest, eventually, k8sovs
 from tests.support.runtime import Node
 
 LAB_OPTIONS = ("--nodes", "1")
@@ -146,6 +146,21 @@ def test_check_fails_while_a_limit_cannot_be_put_back(node: ShapingNode) -> None
         assert "limit to 10000000 bit/s" in answer.said["msg"]
         pod.sandbox.run("tc", "qdisc", "del", "dev", "eth0", "root")
         eventually(lambda: node.runtime.check(pod, result).status == 0, "the limit is back")
+
+
+def test_a_join_waits_for_no_limit_that_cannot_be_put_back(node: ShapingNode) -> None:
+    for name in ("joiner", "alone"):
+        node.lab.run("kubectl", "create", "namespace", name)
+    granted = {"runtimeConfig": {"bandwidth": {"egressRate": 10_000_000}}}
+    with node.runtime.pod("joiner", "broken") as pod:
+        assert node.runtime.call("ADD", pod, granted).status == 0
+        pod.sandbox.run("tc", "qdisc", "del", "dev", "eth0", "root")
+        pod.sandbox.run("tc", "qdisc", "add", "dev", "eth0", "root", "handle", "6b38:", "pfifo")
+        with node.runtime.attached("alone") as (_, answer):
+            assert not pod.reaches(answer.address)
+            done = k8sovs("net", "join", "joiner", "alone", "--wait", env=node.lab.env)
+            assert (done.returncode, done.stderr) == (0, "")
+            assert pod.reaches(answer.address)
 
 
 @pytest.mark.kernel
