@@ -8,7 +8,10 @@ A name given to `Etcd.list` or `Etcd.watch` that ends in `/` is a folder and sta
 name is one key.
 """
 
+from __future__ import annotations
+
 import os
+from typing import TYPE_CHECKING
 
 # Both are read when grpc is imported. Its fork handlers crash a process that forks beside a live channel, and ours do
 # not fork; its C core writes lines of its own for every lost connection, and we log those ourselves.
@@ -34,7 +37,9 @@ from k8sovs.etcd.model import (
     exists,
     unchanged,
 )
-from k8sovs.etcd.store import Etcd
+
+if TYPE_CHECKING:
+    from k8sovs.etcd.store import Etcd
 
 __all__ = [
     "Changes",
@@ -56,3 +61,13 @@ __all__ = [
     "exists",
     "unchanged",
 ]
+
+
+def __getattr__(name: str) -> object:
+    """`Etcd`, imported when it is asked for: it needs grpc, and who only reads settings should not wait for that."""
+    if name != "Etcd":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from k8sovs.etcd.store import Etcd
+
+    globals()[name] = Etcd
+    return Etcd
