@@ -55,6 +55,6 @@ def test_a_pod_is_held_to_its_limit(tenants: LabUnderTest) -> None:
     (sender,) = (pod for pod in tenants.pods() if (pod["namespace"], pod["name"]) == ("red", "two"))
     limited = tenants.add_pod("blue/limited", "node1", "--annotation", "kubernetes.io/ingress-bandwidth=5M")
     try:
-        assert 3.0 < goodput(sender, limited, "--time", "5") < 5.3
+        assert 4.2 < goodput(sender, limited, "--time", "5") < 5.3
     finally:
         tenants("pod", "del", "blue/limited")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from k8sovs.lab.waiting import PATIENCE
@@ -19,13 +20,33 @@ def inside(pod: Mapping[str, Any], *argv: str, timeout_s: float = 60.0) -> str:
 
 def goodput(sender: Mapping[str, Any], target: Mapping[str, Any], *options: str) -> float:
     """Mbit/s that one TCP stream brings to its reader; `options` of iperf3 say how long or how much."""
-    server = subprocess.Popen(
-        ["nsenter", f"--net={target['netns']}", "--", "iperf3", "--server", "--one-off"], stdout=subprocess.DEVNULL
-    )
-    try:
-        eventually(lambda: inside(target, "ss", "-Hltn", "sport = :5201"), "iperf3 listens")
+    with _listening(target):
         report = json.loads(inside(sender, "iperf3", "--client", target["ip"], "--json", *options))
-    finally:
-        server.kill()
-        server.wait()
     return float(report["end"]["sum_received"]["bits_per_second"]) / 1e6
+
+
+@contextmanager
+def streaming(sender: Mapping[str, Any], target: Mapping[str, Any]) -> Iterator[None]:
+    """One TCP stream that sends as fast as it may while the block runs."""
+    with _listening(target):
+        client = ["nsenter", f"--net={sender['netns']}", "--", "iperf3", "--client", target["ip"], "--time", "3600"]
+        with _running(client):
+            eventually(lambda: inside(target, "ss", "-Htn", "state", "established", "sport = :5201"), "it streams")
+            yield
+
+
+@contextmanager
+def _listening(pod: Mapping[str, Any]) -> Iterator[None]:
+    with _running(["nsenter", f"--net={pod['netns']}", "--", "iperf3", "--server", "--one-off"]):
+        eventually(lambda: inside(pod, "ss", "-Hltn", "sport = :5201"), "iperf3 listens")
+        yield
+
+
+@contextmanager
+def _running(command: Sequence[str]) -> Iterator[None]:
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    try:
+        yield
+    finally:
+        process.kill()
+        process.wait()
