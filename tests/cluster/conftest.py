@@ -18,6 +18,7 @@ PREFIX = "test-"
 ASSETS = os.environ.get("KUBEBUILDER_ASSETS")
 DATAPATH = os.environ.get("K8SOVS_TEST_DATAPATH", "auto")
 """The kernel tier insists on its own: with `auto`, a broken one would pass on the other."""
+FOR_MANY = ("--nodes", "3", "--edge", "1")
 REAL_SERVER = {"real_server", "real_api"}
 IPVS = Path("/proc/net/ip_vs")
 IMAGE = os.environ.get("K8SOVS_IMAGE")
@@ -43,6 +44,18 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         needing += [item for item in items if item.get_closest_marker("image")]
     config.hook.pytest_deselected(items=needing)
     items[:] = [item for item in items if item not in needing]
+    if DATAPATH == "system":
+        items.sort(key=lambda item: not _shares_lab(_lab_options(item)))  # stable: modules stay as they are
+
+
+def _lab_options(item: pytest.Item) -> tuple[str, ...]:
+    module = item.getparent(pytest.Module)
+    return () if module is None else tuple(getattr(module.obj, "LAB_OPTIONS", ()))
+
+
+def _shares_lab(options: tuple[str, ...]) -> bool:
+    """Whether a module with these options has the kernel tier's one lab of multitenant mode."""
+    return DATAPATH == "system" and "--mode" not in options
 
 
 def _wanted(item: pytest.Function) -> set[object]:
@@ -58,15 +71,57 @@ def no_labs_of_dead_runs() -> None:
             k8sovs("lab", "down", "--name", directory.name)
 
 
-@pytest.fixture(scope="module")
-def lab(request: pytest.FixtureRequest) -> Iterator[LabUnderTest]:
-    """A lab for the tests of one module, whose LAB_OPTIONS (if it has them) are options of `lab up`."""
-    running = LabUnderTest(f"{PREFIX}{os.getpid()}")
+class OneLab:
+    """At most one lab: the one that the last module asked for, until the next asks for another."""
+
+    def __init__(self) -> None:
+        self._name = f"{PREFIX}{os.getpid()}"
+        self._lab = LabUnderTest(self._name)
+        self._options: tuple[str, ...] | None = None
+
+    def lend(self, options: tuple[str, ...]) -> LabUnderTest:
+        """The lab, made with these options of `lab up`."""
+        if options != self._options:
+            self.end()
+            self._lab = LabUnderTest(self._name)
+            self._lab("up", "--datapath", DATAPATH, *options)
+            self._options = options
+        return self._lab
+
+    def tidy(self) -> None:
+        """Take the pods away; after that it is as good as new to most tests."""
+        for pod in self._lab.pods():
+            self._lab("pod", "del", f"{pod['namespace']}/{pod['name']}")
+
+    def end(self) -> None:
+        """Take it down."""
+        self._options = None
+        self._lab("down")
+
+
+@pytest.fixture(scope="session")
+def one_lab() -> Iterator[OneLab]:
+    """The lab of this run, whatever it may be at the moment."""
+    one_lab = OneLab()
     try:
-        running("up", "--datapath", DATAPATH, *getattr(request.module, "LAB_OPTIONS", ()))
-        yield running
+        yield one_lab
     finally:
-        running("down")
+        one_lab.end()
+
+
+@pytest.fixture(scope="module")
+def lab(request: pytest.FixtureRequest, one_lab: OneLab) -> Iterator[LabUnderTest]:
+    """A lab for the tests of one module, whose LAB_OPTIONS (if it has them) are options of `lab up`.
+
+    In the kernel tier, where a lab takes a minute to make, modules of multitenant mode have one that suits them all.
+    """
+    options = _lab_options(request.node)
+    shared = _shares_lab(options)
+    yield one_lab.lend(FOR_MANY if shared else options)
+    if shared:
+        one_lab.tidy()
+    else:
+        one_lab.end()
 
 
 @pytest.fixture(scope="session")

@@ -9,13 +9,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from k8sovs.lab.waiting import PATIENCE
 from tests.support.lab import LabUnderTest, eventually
 from tests.support.runtime import Node
 
 OUTAGE_S = float(os.environ.get("K8SOVS_TEST_OUTAGE_S", "10"))
 """How long an outage is where its length is the point; `make test-long` has 60."""
 
-RUN_TIMEOUT_S = 3 * (OUTAGE_S + 40)
+RUN_TIMEOUT_S = 3 * (OUTAGE_S + 40 * PATIENCE)
 """For a test that measures three times at most."""
 
 
