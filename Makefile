@@ -27,7 +27,8 @@ test: setup ## every tier that needs no virtual machine
 test-unit test-ovs test-cluster test-conformance: test-%: setup ## one tier
 	@scripts/test $*
 
-test-long: setup ## the outages of the cluster tier at their full length, 60 s each
+test-long: ## the outages of the cluster tier at their full length, 60 s each, on both datapaths
+	@scripts/setup $(KERNEL_PACKAGES)
 	@scripts/test-long
 
 test-kernel: ## the tests marked "kernel" on the kernel datapath, in an emulated virtual machine

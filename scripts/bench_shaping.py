@@ -84,7 +84,7 @@ def jain(shares: Sequence[float]) -> float:
     return sum(shares) ** 2 / (len(shares) * sum(share * share for share in shares))
 
 
-def measure(direction: str, mbit: int, free: Pod) -> str:
+def measure(datapath: str, direction: str, mbit: int, free: Pod) -> str:
     limited = add_pod(f"{direction}-{mbit}", **{direction: mbit * 10**6})
     sender, target = (free, limited) if direction == "ingress" else (limited, free)
     with server(target):
@@ -97,7 +97,7 @@ def measure(direction: str, mbit: int, free: Pod) -> str:
     lab("pod", "del", f"bench/{direction}-{mbit}")
     share = rate / (mbit * 1e6)
     return (
-        f"{mbit:>5} Mbit/s  {direction:<8}  {rate / 1e6:>7.2f} Mbit/s  {share:>7.3f}  "
+        f"{datapath:<8}  {mbit:>5} Mbit/s  {direction:<9}  {rate / 1e6:>7.2f} Mbit/s  {share:>7.3f}  "
         f"{beside_ms - alone_ms:>6.1f} ms  {jain(four):>8.3f}"
     )
 
@@ -138,12 +138,12 @@ def main() -> int:
     try:
         lab("up", "--nodes", "1")
         datapath = json.loads(lab("status", "--json"))["datapath"]
-        print(f"datapath {datapath}, {os.cpu_count()} processors")
-        print("        asked  direction        goodput    share      delay  fairness")
+        print(f"{datapath} datapath, {os.cpu_count()} processors, load {os.getloadavg()[0]:.1f}", flush=True)
+        print("datapath         asked  direction        goodput    share      delay  fairness")
         free = add_pod("free")
         for mbit in map(int, sys.argv[1:]):
             for direction in DIRECTIONS:
-                print(measure(direction, mbit, free), flush=True)
+                print(measure(datapath, direction, mbit, free), flush=True)
         print("reaction to a changed annotation: " + ", ".join(f"{ms:.0f} ms" for ms in reaction_ms()), flush=True)
         print(f"neighbours beside a pod limited to 10 Mbit/s: {neighbours(free, 10):.2f} of their rate without it")
     finally:
