@@ -1,7 +1,7 @@
 .DEFAULT_GOAL := help
 .PHONY: help setup demo bench soak lint test test-unit test-ovs test-cluster test-conformance test-long test-kernel manifests image test-image bench-services bench-shaping clean
 
-KERNEL_PACKAGES := qemu-system-x86 linux-image-amd64 kmod busybox-static ipvsadm
+KERNEL_PACKAGES := qemu-system-x86 linux-image-amd64 kmod busybox-static file e2fsprogs ipvsadm
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
