@@ -8,9 +8,10 @@ from collections.abc import Awaitable, Callable, Coroutine
 
 from k8sovs.lab.layout import LabError
 
-_INTERVAL_S = 0.1
 PATIENCE = float(os.environ.get("K8SOVS_LAB_PATIENCE", "1"))
 """How many times as long as usual to wait before giving up: on an emulated machine all takes longer."""
+_INTERVAL_S = 0.1 * PATIENCE
+"""Between two questions: each takes processor time from what is waited for, and a slow machine has little of it."""
 
 
 async def wait_until(problem: Callable[[], Awaitable[str | None]], *, timeout_s: float) -> None:

@@ -32,7 +32,7 @@ def eventually(condition: Callable[[], object], what: str, *, deadline_s: float 
     end = time.monotonic() + deadline_s * PATIENCE
     while not condition():
         assert time.monotonic() < end, f"not within {deadline_s:.0f} s: {what}"
-        time.sleep(0.05)
+        time.sleep(0.05 * PATIENCE)
 
 
 def holds_within(seconds: float, condition: Callable[[], object]) -> bool:
