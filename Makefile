@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup demo bench soak lint test test-unit test-ovs test-cluster test-conformance test-long test-kernel manifests image test-image bench-services bench-shaping clean
+.PHONY: help setup demo bench soak lint test test-unit test-ovs test-cluster test-conformance test-long test-kernel manifests image test-image bench-scale bench-services bench-shaping clean
 
 KERNEL_PACKAGES := qemu-system-x86 linux-image-amd64 kmod busybox-static file e2fsprogs ipvsadm
 
@@ -46,6 +46,9 @@ image: ## the OCI archives build/k8s-ovs.tar and build/k8s-ovs-openvswitch.tar, 
 test-image: ## builds the image, and lets containerd run agent and controller from it on a node of the lab
 	@scripts/setup mmdebstrap buildah
 	@scripts/test-image
+
+bench-scale: setup ## ten thousand namespaces, five thousand nodes: simulated, measured
+	@scripts/bench-scale
 
 bench-services: setup ## connections through a Service, the cost of one change among 10,000
 	@scripts/bench-services

@@ -145,6 +145,11 @@ class ControllerProcess:
     def log(self) -> str:
         return self._log.read_text()
 
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
     def start(self) -> None:
         command = [sys.executable, "-m", "k8sovs.cli", "controller"]
         environment = self._site.environment(self.identity, self._settings)
