@@ -28,11 +28,12 @@ class OpenVswitch:
     """ovsdb-server and ovs-vswitchd in a temporary directory, running from `__enter__` to `__exit__`.
 
     `prefix` goes before each daemon's command line, for instance `("nsenter", "--net=/run/netns/x", "--")`; it has to
-    end in an exec, so that the process keeps its id.
+    end in an exec, so that the process keeps its id. `arguments` are more flags for ovs-vswitchd.
     """
 
-    def __init__(self, *, dummy: bool = True, prefix: tuple[str, ...] = ()) -> None:
+    def __init__(self, *, dummy: bool = True, prefix: tuple[str, ...] = (), arguments: tuple[str, ...] = ()) -> None:
         self._dummy = dummy
+        self._arguments = arguments
         self._prefix = prefix
         self._directory = tempfile.TemporaryDirectory(prefix="k8sovs-ovs-")
         self._vswitchd: subprocess.Popen[bytes] | None = None
@@ -117,7 +118,7 @@ class OpenVswitch:
         """Start the switch daemon and wait until it has configured every bridge of the database."""
         # The override puts simulated datapaths in the place of both "system" and "netdev".
         datapath = "--enable-dummy=override" if self._dummy else "--disable-system"
-        self._vswitchd = self._start("ovs-vswitchd", f"unix:{self.db_socket}", datapath)
+        self._vswitchd = self._start("ovs-vswitchd", f"unix:{self.db_socket}", datapath, *self._arguments)
         self._await(lambda: self.control_socket.exists(), self._vswitchd, "ovs-vswitchd")
         self.vsctl("set", "Open_vSwitch", ".", f"external_ids:test-vswitchd={self.vswitchd_pid}")
 
