@@ -99,11 +99,15 @@ def peers(cluster: ClusterView, identity: Identity) -> frozenset[switch.Peer]:
     Of two records that claim the same addresses the older one is believed: on every node the same, and nobody who
     writes a record can push a node aside.
     """
-    believed: dict[IPv4Network, switch.Peer] = {}
-    for record in cluster.subnets.values():
-        peer = _peer(cluster, identity, record)
+    return _believed(_peer(cluster, identity, record) for record in cluster.subnets.values())
+
+
+def _believed(claims: Iterable[switch.Peer | None]) -> frozenset[switch.Peer]:
+    """The first of `claims` on each subnet."""
+    believed: dict[int, switch.Peer] = {}
+    for peer in claims:
         if peer is not None:
-            believed.setdefault(peer.subnet, peer)
+            believed.setdefault(int(peer.subnet.network_address), peer)  # they are of one size, and this is quicker
     return frozenset(believed.values())
 
 
@@ -114,6 +118,7 @@ class Snapshots:
         self._identity = identity
         self._proxy = proxy
         self._peers: tuple[Mapping[str, SubnetRecord], frozenset[switch.Peer]] | None = None
+        self._judged: dict[str, tuple[SubnetRecord, switch.Peer | None]] = {}
         self._last: tuple[ClusterView, Mapping[PodAttachment, int], switch.Snapshot] | None = None
         self._attachments: dict[PodAttachment, switch.Attachment] = {}
 
@@ -144,7 +149,13 @@ class Snapshots:
     def peers(self, cluster: ClusterView) -> frozenset[switch.Peer]:
         """Every other node that `cluster` tells of and that may be believed."""
         if self._peers is None or self._peers[0] is not cluster.subnets:
-            self._peers = (cluster.subnets, peers(cluster, self._identity))
+            # Of thousands of records one has changed: the others are the same objects, and so is what they say.
+            known, self._judged = self._judged, {}
+            for key, record in cluster.subnets.items():
+                judged = known.get(key)
+                same = judged is not None and judged[0] is record
+                self._judged[key] = judged if judged and same else (record, _peer(cluster, self._identity, record))
+            self._peers = (cluster.subnets, _believed(peer for _, peer in self._judged.values()))
         return self._peers[1]
 
 

@@ -18,6 +18,7 @@ from flows.service_parts import Part, PartName, Rule, RuleKey, ServiceParts
 from flows.snapshot import Attachment, Mode, Peer, Snapshot
 
 Thing = TypeVar("Thing")
+Manner = TypeVar("Manner")
 
 
 def desired_flows(snapshot: Snapshot) -> dict[FlowKey, Flow]:
@@ -34,7 +35,11 @@ def changed_keys(before: Part, after: Part) -> set[RuleKey]:
     """The keys of flows and groups that came, went or are other objects now."""
     if before is after:
         return set()
-    return {key for key, rule in after.items() if before.get(key) is not rule} | (before.keys() - after.keys())
+    # By identity, and in sets: to look up the key of each rule takes ten times as long.
+    were, are = set(map(id, before.values())), set(map(id, after.values()))
+    came, went = are - were, were - are
+    changed = {key for key, rule in after.items() if id(rule) in came} if came else set()
+    return changed | {key for key, rule in before.items() if id(rule) in went} if went else changed
 
 
 class DesiredFlows:
@@ -43,8 +48,8 @@ class DesiredFlows:
     def __init__(self) -> None:
         self._inputs: dict[Source, tuple[object, ...]] = {}
         self._parts: dict[Source, Part] = {}
-        self._peers: _Kept[tuple[Peer, ServiceProxy]] = _Kept(lambda peer: peer_flows(*peer))
-        self._pods: _Kept[tuple[Attachment, Mode, ServiceProxy]] = _Kept(lambda pod: pod_flows(*pod))
+        self._peers: _Kept[Peer, ServiceProxy] = _Kept(peer_flows, _address)
+        self._pods: _Kept[Attachment, tuple[Mode, ServiceProxy]] = _Kept(lambda pod, how: pod_flows(pod, *how), _ofport)
         self._services: tuple[tuple[object, ...], ServiceParts] | None = None
 
     @property
@@ -87,46 +92,66 @@ class DesiredFlows:
         return self._services[1].update(snapshot.services, most)
 
     def _part(self, source: Source, snapshot: Snapshot, earlier: Iterable[Part]) -> Part:
-        part: dict[RuleKey, Rule] = {}
-        for claim in self._claims(source, snapshot):
-            for key, flow in claim.items():
-                part.setdefault(key, flow)
-        for taken in earlier:
-            for key in part.keys() & taken.keys():
-                del part[key]
-        return part
-
-    def _claims(self, source: Source, snapshot: Snapshot) -> Iterable[Part]:
+        proxy = snapshot.service_proxy
         match source:
             case Source.PIPELINE:
-                return [_by_key(pipeline_flows())]
+                return _without(_by_key(pipeline_flows()), earlier)
             case Source.NODE:
-                return [_by_key(node_flows(snapshot))]
+                return _without(_by_key(node_flows(snapshot)), earlier)
             case Source.PEERS:
-                return self._peers.flows(
-                    (peer, snapshot.service_proxy) for peer in sorted(snapshot.peers, key=_address)
-                )
+                return self._peers.part(snapshot.peers, proxy, earlier)
             case Source.ATTACHMENTS:
-                proxy = snapshot.service_proxy
-                return self._pods.flows(
-                    (pod, snapshot.mode, proxy) for pod in sorted(snapshot.attachments, key=_ofport)
-                )
+                return self._pods.part(snapshot.attachments, (snapshot.mode, proxy), earlier)
             case Source.SERVICES:
                 raise AssertionError("Services have their own parts")
 
 
-class _Kept(Generic[Thing]):
-    """The flows of things of one kind, made by `flows_of`; kept while their thing stays."""
+class _Kept(Generic[Thing, Manner]):
+    """The part of things of one kind; `flows_of` makes the flows of one in some manner, those first in `order` win.
 
-    def __init__(self, flows_of: Callable[[Thing], Iterator[Flow]]) -> None:
+    The flows of a thing that stays are kept. As long as no two things lay claim to one flow, which is the rule, the
+    part is that of the last time, without the flows of what is gone and with those of what came.
+    """
+
+    def __init__(self, flows_of: Callable[[Thing, Manner], Iterator[Flow]], order: Callable[[Thing], int]) -> None:
         self._flows_of = flows_of
-        self._kept: dict[Thing, Part] = {}
+        self._order = order
+        self._manner: Manner | None = None
+        self._flows: dict[Thing, Part] = {}
+        self._things: frozenset[Thing] = frozenset()
+        self._part: dict[RuleKey, Rule] = {}
+        self._is_contested = False
 
-    def flows(self, things: Iterable[Thing]) -> Iterable[Part]:
-        """The flows of each of `things`, in their order."""
-        before = self._kept
-        self._kept = {thing: before.get(thing) or _by_key(self._flows_of(thing)) for thing in things}
-        return self._kept.values()
+    def part(self, things: frozenset[Thing], manner: Manner, earlier: Iterable[Part]) -> Part:
+        """The flows of all `things`, but for those that are in a part of `earlier`."""
+        if self._manner != manner:
+            self._flows, self._things, self._part, self._manner = {}, frozenset(), {}, manner
+        came, gone = things - self._things, self._things - things
+        part = dict(self._part)
+        for thing in gone:
+            for key in self._flows.pop(thing):
+                part.pop(key, None)
+        for thing in sorted(came, key=self._order):
+            self._flows[thing] = flows = _by_key(self._flows_of(thing, manner))
+            part |= flows
+        was_contested, self._is_contested = self._is_contested, len(part) < sum(map(len, self._flows.values()))
+        if was_contested or self._is_contested:
+            part = self._merged()
+        self._things, self._part = things, part
+        return _without(part, earlier)
+
+    def _merged(self) -> dict[RuleKey, Rule]:
+        part: dict[RuleKey, Rule] = {}
+        for thing in sorted(self._flows, key=self._order):
+            for key, flow in self._flows[thing].items():
+                part.setdefault(key, flow)
+        return part
+
+
+def _without(part: Part, earlier: Iterable[Part]) -> Part:
+    """What is claimed by an earlier part is not in a later one."""
+    claimed = {key for taken in earlier for key in part.keys() & taken.keys()}
+    return {key: rule for key, rule in part.items() if key not in claimed} if claimed else part
 
 
 def _by_key(flows: Iterable[Flow]) -> Part:

@@ -55,6 +55,14 @@ class Peer:
 
     address: IPv4Address
     subnet: IPv4Network
+    _hash: int = field(init=False, repr=False, compare=False)
+    """There are thousands, in sets that are made whenever one of them changes."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_hash", hash((self.address, self.subnet)))
+
+    def __hash__(self) -> int:
+        return self._hash
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,6 +40,8 @@ from scripts.bench_scale_world import (
 
 AT_ONCE = 32
 CHANGES = 15
+MORE_PODS = 8
+"""With the others, what a subnet of 510 addresses holds."""
 IDLE_S = 60
 SETTLED_S = 10.0
 """After a start the agent asks for the way to every node (userspace datapath only): so long without work ends it."""
@@ -55,7 +57,7 @@ def main() -> None:
         asyncio.run(_fill(around))
         agent = stack.enter_context(Agent(around))
         agent.start()
-        pods = stack.enter_context(sandboxes(scale.pods + CHANGES))
+        pods = stack.enter_context(sandboxes(scale.pods + MORE_PODS))
         names = [namespace_name(number // PODS_PER_NAMESPACE) for number in range(scale.pods)]
         _, failures = add_all(agent.plugin(), pods[: scale.pods], names, AT_ONCE)
         if failures:
