@@ -10,7 +10,18 @@ from ipaddress import IPv4Address
 
 from controller.world import World
 from k8sovs.etcd import Etcd, Listing
-from k8sovs.kubernetes import Gone, Kubernetes, Listed, Namespace, Node, Put, Resource, key_of
+from k8sovs.kubernetes import (
+    Gone,
+    Kubernetes,
+    Listed,
+    Namespace,
+    Node,
+    NodeStatus,
+    ObjectMeta,
+    Put,
+    Resource,
+    key_of,
+)
 
 ADDRESS_ANNOTATION = "k8s.ovs.com/node-address"
 """On a Node: the underlay address that counts instead of its first IPv4 InternalIP."""
@@ -31,7 +42,7 @@ async def follow_etcd(etcd: Etcd, world: World, inbox: Inbox) -> None:
 
 async def follow_namespaces(kubernetes: Kubernetes, world: World, inbox: Inbox) -> None:
     """Deliver all that happens to Namespaces, for ever."""
-    async with aclosing(kubernetes.watch(Namespace)) as updates:
+    async with aclosing(kubernetes.watch(Namespace, trim=bare_namespace)) as updates:
         async for update in updates:
             match update:
                 case Listed(items, unreadable):
@@ -46,7 +57,7 @@ async def follow_namespaces(kubernetes: Kubernetes, world: World, inbox: Inbox) 
 
 async def follow_nodes(kubernetes: Kubernetes, world: World, inbox: Inbox) -> None:
     """Deliver all that happens to Nodes, for ever."""
-    async with aclosing(kubernetes.watch(Node)) as updates:
+    async with aclosing(kubernetes.watch(Node, trim=bare_node)) as updates:
         async for update in updates:
             match update:
                 case Listed(items, unreadable):
@@ -57,6 +68,25 @@ async def follow_nodes(kubernetes: Kubernetes, world: World, inbox: Inbox) -> No
                     await inbox.put(partial(world.take_node, key.name, address_of(item)))
                 case Gone(key, _):
                     await inbox.put(partial(world.drop_node, key.name))
+
+
+def bare_namespace(item: Namespace) -> Namespace:
+    """What the controller wants of a Namespace."""
+    return Namespace(metadata=_bare(item.metadata))
+
+
+def bare_node(item: Node) -> Node:
+    """What the controller wants of a Node: a fiftieth of it."""
+    addresses = item.status.addresses if item.status else None
+    return Node(metadata=_bare(item.metadata), status=NodeStatus(addresses=addresses))
+
+
+def _bare(metadata: ObjectMeta | None) -> ObjectMeta | None:
+    if metadata is None:
+        return None
+    address = (metadata.annotations or {}).get(ADDRESS_ANNOTATION)
+    annotations = None if address is None else {ADDRESS_ANNOTATION: address}
+    return ObjectMeta(name=metadata.name, uid=metadata.uid, annotations=annotations)
 
 
 def uid_of(item: Resource) -> str:

@@ -86,12 +86,14 @@ class Kubernetes:
         namespace: str | None = None,
         field_selector: str | None = None,
         label_selector: str | None = None,
+        trim: Callable[[T], T] | None = None,
     ) -> AsyncGenerator[Listed[T] | Put[T] | Gone[T], None]:
         """Everything that happens to these objects, for ever: first a Listed, a new one after every later list.
 
-        namespace None is all namespaces. Errors are logged and retried, never raised.
+        namespace None is all namespaces. `trim` makes of an object what is wanted of it; it keeps name and UID. Errors
+        are logged and retried, never raised.
         """
-        return self._watch(Query(resource, namespace, field_selector, label_selector)).run()
+        return self._watch(Query(resource, namespace, field_selector, label_selector, trim)).run()
 
     async def list(
         self,

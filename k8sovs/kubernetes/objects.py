@@ -10,7 +10,7 @@ from urllib.parse import quote
 import msgspec
 from lightkube.core.decoders import decode_object
 from lightkube.core.resource import NamespacedResource, Resource, api_info
-from lightkube.models.core_v1 import EventSource, ObjectReference, ServiceSpec
+from lightkube.models.core_v1 import EventSource, NodeStatus, ObjectReference, ServiceSpec
 from lightkube.models.meta_v1 import ObjectMeta
 from lightkube.resources.apps_v1 import Deployment, ReplicaSet
 from lightkube.resources.coordination_v1 import Lease
@@ -43,6 +43,7 @@ __all__ = [
     "Metadata",
     "Namespace",
     "Node",
+    "NodeStatus",
     "ObjectKey",
     "ObjectMeta",
     "ObjectReference",

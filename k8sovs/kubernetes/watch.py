@@ -82,12 +82,16 @@ class Statistics:
 
 @dataclass(frozen=True, slots=True)
 class Query(Generic[T]):
-    """Which objects a list or watch is about; namespace None is all namespaces."""
+    """Which objects a list or watch is about; namespace None is all namespaces.
+
+    `trim` makes of an object what is kept and told of it: a Node is 10 KB, and there are thousands.
+    """
 
     resource: type[T]
     namespace: str | None = None
     field_selector: str | None = None
     label_selector: str | None = None
+    trim: Callable[[T], T] | None = None
 
     @property
     def path(self) -> str:
@@ -99,6 +103,11 @@ class Query(Generic[T]):
         """Parameters of the request."""
         given = {"fieldSelector": self.field_selector, "labelSelector": self.label_selector}
         return {name: value for name, value in given.items() if value}
+
+    def decode(self, content: msgspec.Raw) -> T:
+        """What is kept of an object. Unreadable: it is not of this type."""
+        item = decode(content, self.resource)
+        return item if self.trim is None else self.trim(item)
 
 
 class _ListMetadata(msgspec.Struct, rename={"continue_": "continue"}):
@@ -207,7 +216,7 @@ class Watch(Generic[T]):
         metadata = None
         try:
             metadata = read_name(raw)
-            items[metadata.key] = decode(raw, self._query.resource)
+            items[metadata.key] = self._query.decode(raw)
         except Unreadable as error:
             self._tell_undecodable(metadata.key if metadata else None, error)
             if metadata is None:
@@ -263,7 +272,7 @@ class Watch(Generic[T]):
 
     def _put(self, key: ObjectKey, raw: msgspec.Raw) -> Put[T] | None:
         try:
-            item = decode(raw, self._query.resource)
+            item = self._query.decode(raw)
         except Unreadable as error:
             self._tell_undecodable(key, error)
             return None
