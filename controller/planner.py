@@ -9,6 +9,7 @@ while, so that a record which changes all the time holds up nobody but itself.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from heapq import heappop, heappush
 
 from controller.actions import Behind, Rules, Situation, Step, Wait, next_step
 from controller.subnets import Change, Plan, plan
@@ -24,6 +25,9 @@ log = get_logger(__name__)
 _FULL = 120
 # How long a namespace steps back whose records somebody else keeps changing under our hands.
 _STEP_BACK_S = 0.02
+
+Turn = tuple[int, str]
+"""When a namespace is looked at, and its name: those without an action first, then by the age of the action."""
 
 
 @dataclass(slots=True)
@@ -62,6 +66,8 @@ class Planner:
         self._deadlines: dict[str, float] = {}
         self._followers: dict[str, set[str]] = {}
         self._since: dict[str, tuple[int, float]] = {}
+        self._queue: list[Turn] = []
+        self._turns: dict[str, Turn] = {}
         self._subnet_changes: list[Change] = []
         self._one_by_one = 0
         self._is_exhausted = False
@@ -131,16 +137,27 @@ class Planner:
         for name in list(dirty):
             dirty.update(self._followers.pop(name, ()))
         batch = Batch()
-        for name in sorted(dirty, key=self._turn):
-            if batch.is_full or (self._one_by_one and batch.steps):
-                break
-            dirty.discard(name)
-            self._decide(name, now, batch)
+        self._queue_up(dirty)
+        while self._queue and not batch.is_full and not (self._one_by_one and batch.steps):
+            turn = heappop(self._queue)
+            name = turn[1]
+            if self._turns.get(name) == turn:  # else it has another turn by now
+                del self._turns[name]
+                self._decide(name, now, batch)
         if batch.cursor is not None:
             batch.write(self._world.keys.vni_cursor, self._world.cursor.revision, str(batch.cursor).encode())
         return batch if batch.steps else None
 
-    def _turn(self, name: str) -> tuple[int, str]:
+    def _queue_up(self, dirty: set[str]) -> None:
+        """Give each of `dirty` its turn: once, not for every batch that it waits for. At a first start many wait."""
+        for name in dirty:
+            turn = self._turn(name)
+            if self._turns.get(name) != turn:
+                self._turns[name] = turn
+                heappush(self._queue, turn)
+        dirty.clear()
+
+    def _turn(self, name: str) -> Turn:
         tenant = self._world.tenants[name]
         return (tenant.record_revision if tenant.awaits_action else 0, name)
 
