@@ -18,7 +18,7 @@ from scripts.bench_growth import exponents
 from scripts.bench_scale_processes import end_in_good_order
 from scripts.bench_scale_world import SCALES, TENTH
 
-PARTS = ("controller", "agent")
+PARTS = ("controller", "agent", "fanout", "burst")
 GROWTH_REACH = 1.15
 
 

@@ -54,7 +54,7 @@ def main() -> None:
     report, scale = Report(), SCALES[sys.argv[1]]
     report.section(f"agent: {scale.nodes} nodes, {scale.namespaces} namespaces, {scale.pods} pods here, real switch")
     with site(scale) as around, ExitStack() as stack:
-        asyncio.run(_fill(around))
+        asyncio.run(fill(around))
         agent = stack.enter_context(Agent(around))
         agent.start()
         pods = stack.enter_context(sandboxes(scale.pods + MORE_PODS))
@@ -75,7 +75,8 @@ def main() -> None:
     report.last_line()
 
 
-async def _fill(around: Site) -> None:
+async def fill(around: Site) -> None:
+    """Write what a settled cluster has in etcd, this node among it."""
     async with Etcd(EtcdConfig(around.etcd.endpoints)) as etcd:
         await write(etcd, settled_records(around.scale) | dict([subnet_record(0, ADDRESS)]))
 
