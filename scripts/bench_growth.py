@@ -1,7 +1,7 @@
-"""How a cost grows with the size of a cluster."""
+"""How a cost grows with the size of a cluster; and how sure a median is."""
 
-from collections.abc import Mapping
-from math import log10
+from collections.abc import Mapping, Sequence
+from math import comb, log10
 
 NOISE_MS = 5.0
 """Below this a figure is the machine's."""
@@ -27,3 +27,17 @@ def exponents(tenth: Mapping[str, float], full: Mapping[str, float], suffix: str
         if small and milliseconds and value * milliseconds > NOISE_MS:
             found[key] = growth_exponent(small, value)
     return found
+
+
+def median_interval(samples: Sequence[float], confidence: float = 0.95) -> tuple[float, float]:
+    """Between which two of `samples` the true median lies, with at least that confidence; at best the outermost two.
+
+    By order statistics, so it asks nothing of the distribution: each sample is below the median with one half.
+    """
+    ordered, count = sorted(samples), len(samples)
+    outside, skipped = 0.0, 0
+    while skipped + 1 < count / 2 and outside + 2 * comb(count, skipped) / 2**count <= 1 - confidence:
+        outside += 2 * comb(count, skipped) / 2**count
+        skipped += 1
+    rank = max(0, skipped - 1)
+    return ordered[rank], ordered[count - 1 - rank]

@@ -16,9 +16,11 @@ import time
 from scripts.bench_figures import Report
 from scripts.bench_growth import exponents
 from scripts.bench_scale_processes import end_in_good_order
-from scripts.bench_scale_world import SCALES, TENTH
+from scripts.bench_scale_world import FULL, SCALES, TENTH
 
-PARTS = ("controller", "agent", "fanout", "burst")
+PARTS = ("controller", "agent", "fanout", "path", "burst")
+OF_NO_SCALE = ("path",)
+"""They cost the same in any cluster, and so are measured once."""
 GROWTH_REACH = 1.15
 
 
@@ -31,7 +33,7 @@ def main() -> None:
     began, report = time.monotonic(), Report()
     report.section(_machine())
     for part in arguments.only or PARTS:
-        for scale in arguments.scale or SCALES:
+        for scale in [FULL.name] if part in OF_NO_SCALE else arguments.scale or SCALES:
             figures = _part(part, scale)
             report.values |= figures
             if not figures:

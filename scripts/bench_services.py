@@ -128,8 +128,8 @@ def _connect(report: Report, count: int) -> None:
             _wait_answered(inside, client["netns"])
             direct, by_service = [], []
             for _ in range(ROUNDS):
-                direct.append(_rate(client["netns"], other["ip"], 8080))
-                by_service.append(_rate(client["netns"], str(MEASURED), 80))
+                direct.append(connection_rate(client["netns"], other["ip"], 8080))
+                by_service.append(connection_rate(client["netns"], str(MEASURED), 80))
             report.value(f"connections_{count}_direct_per_s", p50(direct), digits=0)
             report.value(f"connections_{count}_service_per_s", p50(by_service), digits=0)
             report.value(f"connections_{count}_ratio", p50(by_service) / p50(direct))
@@ -173,8 +173,8 @@ def _wait_answered(inside: Inside, netns: str) -> None:
             raise SystemExit("the Service did not answer within 300 s")
 
 
-def _rate(netns: str, address: str, port: int) -> float:
-    """Connections per second, each with an answer."""
+def connection_rate(netns: str, address: str, port: int, count: int = CONNECTIONS) -> float:
+    """`count` connections one after the other, each with an answer: how many in a second."""
     code = (
         "import socket, sys, time\n"
         "host, port, count = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])\n"
@@ -184,7 +184,7 @@ def _rate(netns: str, address: str, port: int) -> float:
         "        assert one.recv(100)\n"
         "print(count / (time.perf_counter() - start))\n"
     )
-    argv = ["nsenter", f"--net={netns}", "--", sys.executable, "-c", code, address, str(port), str(CONNECTIONS)]
+    argv = ["nsenter", f"--net={netns}", "--", sys.executable, "-c", code, address, str(port), str(count)]
     return float(subprocess.run(argv, check=True, stdout=subprocess.PIPE, text=True).stdout)
 
 

@@ -3,7 +3,7 @@
 import pytest
 
 from scripts.bench_figures import percentile
-from scripts.bench_growth import exponents, growth_exponent
+from scripts.bench_growth import exponents, growth_exponent, median_interval
 
 
 @pytest.mark.parametrize(("full", "exponent"), [(3.0, 0.0), (30.0, 1.0), (300.0, 2.0), (0.3, -1.0)])
@@ -25,3 +25,10 @@ def test_a_percentile_is_the_smallest_sample_that_so_many_do_not_exceed() -> Non
 
 def test_a_percentile_of_few_samples_is_one_of_them() -> None:
     assert percentile([2.0, 1.0, 3.0], 99) == 3.0
+
+
+@pytest.mark.parametrize(("count", "left_out"), [(5, 0), (10, 1), (20, 5), (30, 9)])
+def test_the_interval_of_a_median_is_that_of_the_tables(count: int, left_out: int) -> None:
+    """The usual tables of the sign test, 95 %: ranks 2 and 9 of 10, 6 and 15 of 20, 10 and 21 of 30."""
+    samples = [float(number) for number in range(count)]
+    assert median_interval(samples) == (left_out, count - 1 - left_out)
