@@ -28,11 +28,6 @@ def clashes(
                 f"node-address {identity.address} lies inside {name} {network}: traffic to this node would be taken "
                 f"for the overlay's; choose another {name}, or set node-address to an underlay address"
             )
-        elif underlay.network.overlaps(network):
-            yield (
-                f"{name} {network} overlaps {underlay.network}, the network of {underlay.ifname} with node-address "
-                f"{identity.address}: hosts there would be taken for the overlay's; choose another {name}"
-            )
     for endpoint, name, network in etcd_inside(config, etcd_endpoints):
         yield (
             f"etcd-endpoints names {endpoint}, inside {name} {network}: the agent would depend on the network that it "
@@ -50,6 +45,16 @@ def clashes(
             f"mtu {mtu} is more than the {largest_mtu} bytes that the underlay leaves for a pod's packet: packets of "
             "that size would be lost between nodes; lower mtu, or raise the underlay's MTU"
         )
+
+
+def overlaps(config: NetworkConfig, identity: Identity, underlay: Underlay) -> Iterator[str]:
+    """What of the underlay this node will not reach, in words. Others may live with it: nobody may be there."""
+    for name, network in (("Network", config.network), ("ServiceNetwork", config.service_network)):
+        if identity.address not in network and underlay.network.overlaps(network):
+            yield (
+                f"{name} {network} overlaps {underlay.network}, the network of {underlay.ifname} with node-address "
+                f"{identity.address}: hosts there are taken for the overlay's; choose another {name} if there are any"
+            )
 
 
 def etcd_inside(config: NetworkConfig, endpoints: tuple[str, ...]) -> Iterator[tuple[str, str, IPv4Network]]:

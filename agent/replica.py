@@ -251,7 +251,7 @@ def _is_tagged(tag: str, told: Json) -> bool:
 
 
 def _tagged(tag: str, told: Json) -> list[Json]:
-    if isinstance(told, list) and told[0] == tag and isinstance(told[1], list):
+    if isinstance(told, list) and _is_tagged(tag, told) and isinstance(told[1], list):
         return told[1]
     raise ValueError(f"{told} is no {tag}")
 
@@ -263,7 +263,7 @@ def _pair(told: Json) -> tuple[str, str]:
 
 
 def _atom(told: Json) -> Atom:
-    if isinstance(told, list) and told[0] in ("uuid", "named-uuid"):
+    if isinstance(told, list) and (_is_tagged("uuid", told) or _is_tagged("named-uuid", told)):
         return _text(told[1])
     if isinstance(told, str | int | float):
         return told

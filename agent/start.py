@@ -23,7 +23,7 @@ from agent.nftables import Nftables
 from agent.observe import Sight
 from agent.originals import Originals
 from agent.ovsdb import Ovsdb
-from agent.preflight import clashes
+from agent.preflight import clashes, overlaps
 from agent.restore_wait import keep_armed
 from agent.snapshot import Snapshots
 from agent.snapshot_file import SnapshotFile
@@ -131,6 +131,8 @@ async def _host_spec(cluster: ClusterSource, ovsdb: Ovsdb, links: Links, setting
     problems = list(clashes(view.config, identity, settings.etcd_endpoints, mtu, underlay))
     if problems:
         raise ConfigError("; ".join(problems))
+    for overlap in overlaps(view.config, identity, underlay):
+        log.warning("networks-overlap", reason=overlap)
     await ovsdb.wait_connected()
     assert ovsdb.view is not None, "connected means that the database has been read"
     datapath = choose_datapath(settings.datapath, ovsdb.view)

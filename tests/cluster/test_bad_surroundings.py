@@ -68,12 +68,6 @@ def configure(lab: LabUnderTest, network: Mapping[str, object], subnet: str) -> 
         ({}, "172.12.0.0/22", {}, ("subnet 172.12.0.0/22", "Network 172.11.0.0/16", "HostSubnetLength 10")),
         ({}, "172.11.0.0/22", {"K8SOVS_NODE_ADDRESS": "192.0.2.77"}, ("node-address", "192.0.2.77")),
         ({}, "172.11.0.0/22", {"K8SOVS_MTU": "9000"}, ("mtu 9000", "underlay")),
-        (
-            {"ServiceNetwork": "192.0.2.128/25"},
-            "172.11.0.0/22",
-            {},
-            ("ServiceNetwork 192.0.2.128/25 overlaps 192.0.2.0/24", "node-address 192.0.2.11"),
-        ),
     ],
     ids=[
         "address-in-network",
@@ -81,7 +75,6 @@ def configure(lab: LabUnderTest, network: Mapping[str, object], subnet: str) -> 
         "subnet-outside",
         "address-of-nobody",
         "mtu",
-        "underlay-overlaps",
     ],
 )
 @pytest.mark.parametrize("flags", [(), ("--edge",)], ids=["node", "edge"])

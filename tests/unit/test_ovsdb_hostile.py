@@ -11,7 +11,7 @@ from pathlib import Path
 from uuid import UUID
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from agent.ovsdb import Ovsdb
@@ -119,6 +119,9 @@ async def test_a_sound_database_is_followed() -> None:
 
 @settings(max_examples=40)
 @given(first=UPDATES | JSON)
+@example(first={"Open_vSwitch": {str(UUID(int=0)): {"initial": {"bridges": []}}}})
+@example(first={"Open_vSwitch": {str(UUID(int=0)): {"initial": {"bridges": ["uuid"]}}}})
+@example(first={"Bridge": {str(UUID(int=1)): {"initial": {"external_ids": []}}}})
 def test_the_agent_survives_whatever_the_database_answers(first: object) -> None:
     assert asyncio.run(survives(first, []))
 

@@ -3,7 +3,7 @@ from ipaddress import IPv4Address, IPv4Network
 
 import pytest
 
-from agent.preflight import clashes
+from agent.preflight import clashes, overlaps
 from agent.snapshot import Identity
 from agent.underlay import Underlay
 from k8sovs.records import Mode, NetworkConfig
@@ -55,8 +55,10 @@ def test_every_clash_is_told() -> None:
 
 
 @pytest.mark.parametrize("connected", ["172.0.0.0/8", "172.11.128.0/24", "172.11.0.0/16"])
-def test_a_network_that_overlaps_the_nodes_own_is_told(connected: str) -> None:
+def test_a_network_that_overlaps_the_nodes_own_is_told_and_keeps_nobody_from_starting(connected: str) -> None:
     """The node's address need not lie in both."""
     underlay = replace(UNDERLAY, network=IPv4Network(connected))
-    (problem,) = clashes(CONFIG, IDENTITY, ETCD, MTU, underlay)
+    (problem,) = overlaps(CONFIG, IDENTITY, underlay)
     assert f"Network 172.11.0.0/16 overlaps {connected}, the network of eth0 with node-address 192.0.2.11" in problem
+    assert list(clashes(CONFIG, IDENTITY, ETCD, MTU, underlay)) == []
+    assert list(overlaps(CONFIG, IDENTITY, UNDERLAY)) == []
