@@ -112,7 +112,7 @@ class Attacher:
         self._checker = Checker(
             attachments, devices.links, devices.flows, self._link_spec, extra=[devices.shaper.faults]
         )
-        self._collector = Collector(attachments, self._disconnect)
+        self._collector = Collector(attachments, self._disconnect_surely)
         self._undoing = Undoing(self._disconnect, devices.ports.wait_connected)
 
     async def run_undoing(self) -> None:
@@ -146,11 +146,10 @@ class Attacher:
             return self._result(*await self._connect(attachment), address)
         except BaseException:  # whatever it was, cancellation included: half an attachment must not stay
             try:
-                await self._disconnect(request.key)
+                await self._disconnect_surely(request.key)
             except OvsdbError as error:
                 # The pod's link waits for nobody; port and address go when the database is back.
                 self._devices.reaper.delete_later([host_link_name(request.key.container_id, request.key.ifname)])
-                self._undoing.undo_later(request.key)
                 log.warning("add-not-undone", attachment=str(request.key), error=str(error), action="doing it later")
             raise
 
@@ -262,6 +261,14 @@ class Attacher:
             raise
         self._leases.release(str(key))
         self._devices.reaper.delete_later([name])
+
+    async def _disconnect_surely(self, key: AttachmentKey) -> None:
+        """The same; what the database does not answer is done later. Nobody would ask again if it has done it."""
+        try:
+            await self._disconnect(key)
+        except OvsdbError:
+            self._undoing.undo_later(key)
+            raise
 
     async def _commit_flows(self) -> None:
         """Wait until the switch has the flows for what is attached now. Raises SwitchAway."""

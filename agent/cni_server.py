@@ -220,6 +220,7 @@ class CniServer:
             version = conf.cni_version
             request = Request.parse(environment, conf)
             result = await self._perform(request, turn(request))
+            rendered = b"" if result is None else result.render(version, request.previous)
         except CniError as error:
             _level(context, log.warning)("cni-call-failed", **context, code=int(error.code), message=error.message)
             self._metrics.call_failed(context.get("command", ""), error)
@@ -232,7 +233,7 @@ class CniServer:
             return _Outcome(1, told.render(version))
         milliseconds = round((self._now() - started) * 1000, 1)
         _level(context, log.info)("cni-call-done", **context, milliseconds=milliseconds)
-        return _Outcome(0, b"" if result is None else result.render(version, request.previous))
+        return _Outcome(0, rendered)
 
     def _turn(self, request: Request) -> _Turn:
         """What a call has to wait for."""

@@ -7,6 +7,7 @@ into place when it is complete, so every visible file is whole. Names sort by ti
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,7 +40,8 @@ def read_spool(directory: Path) -> list[SpooledCall]:
             log.warning("cni-spool-unreadable", path=str(path), reason=error.strerror)
         except CniError as error:
             log.warning("cni-spool-dropped", path=str(path), reason=error.message)
-            path.unlink(missing_ok=True)
+            with suppress(OSError):  # it is dropped again at the next start
+                path.unlink(missing_ok=True)
         else:
             calls.append(SpooledCall(path, key, content))
     return calls
@@ -51,12 +53,26 @@ def keep_call(directory: Path, content: bytes, now_ns: int) -> SpooledCall:
     directory.mkdir(mode=0o700, exist_ok=True)
     name = f"{now_ns // 10**9:012}.{now_ns % 10**9:09}-{os.getpid()}"
     hidden, path = directory / f".{name}", directory / name
-    with open(os.open(hidden, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    hidden.rename(path)
+    try:
+        with open(os.open(hidden, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        hidden.rename(path)
+    except OSError:
+        hidden.unlink(missing_ok=True)
+        raise
+    _sync(directory)
     return SpooledCall(path, key, content)
+
+
+def _sync(directory: Path) -> None:
+    """Put the names in a directory on the disk (fsync(2))."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _check(content: bytes) -> AttachmentKey:

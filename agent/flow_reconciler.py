@@ -270,16 +270,23 @@ class FlowReconciler:
         with suppress(SwitchDisconnected):
             for number in count(1):
                 await asyncio.sleep(self._audit_s)
-                if number % COMPARED_EVERY == 0:
-                    await self._compare(table, next(sources))
-                commits, believed = table.commits, table.flows
-                stats = (await self._switch.table_stats()).values()
-                there = sum(one.flows for one in stats if one.table not in UNCOUNTED)
-                if there != believed and table.unchanged_since(commits):
-                    log.warning("flows-touched", there=there, ours=believed, action="comparing all of them")
-                    self._metrics.touched.inc()
-                    table.doubtful = True
-                    self.request()
+                try:
+                    if number % COMPARED_EVERY == 0:
+                        await self._compare(table, next(sources))
+                    await self._count(table)
+                except SwitchRefused as refused:
+                    log.warning("flows-not-audited", error=str(refused), action="trying again")
+
+    async def _count(self, table: _Table) -> None:
+        """Read how many flows there are."""
+        commits, believed = table.commits, table.flows
+        stats = (await self._switch.table_stats()).values()
+        there = sum(one.flows for one in stats if one.table not in UNCOUNTED)
+        if there != believed and table.unchanged_since(commits):
+            log.warning("flows-touched", there=there, ours=believed, action="comparing all of them")
+            self._metrics.touched.inc()
+            table.doubtful = True
+            self.request()
 
     async def _compare(self, table: _Table, source: Source) -> None:
         """Read the flows of one source. Somebody may have exchanged one for another, which no count shows."""

@@ -74,8 +74,8 @@ class Neighbours:
     async def _keep(self, address: IPv4Address) -> NoReturn:
         told: NextHop | None = None
         while True:
-            async with self._places:
-                told = await self._route(address, told)
+            told = await self._route(address, told)
+            async with self._places:  # silent peers hold theirs for a while: no route may wait for that
                 warm = told is not None and await self._warm(address)
             await asyncio.sleep(REFRESH_S if warm else RETRY_S)
 

@@ -100,7 +100,7 @@ def bursts(report: Report, ours: Plugin, bridge: Plugin) -> None:
                 list(workers.map(plugin.add, burst))
                 taken.append((time.perf_counter() - began) * 1000)
                 list(workers.map(plugin.delete, burst))
-        wait_links(ours, present)
+                wait_links(ours, present)  # before the other's turn, which what is left would hold up
     report.section(f"{PODS} ADDs, {AT_ONCE} at a time: wall time of {BURSTS} bursts, in turns")
     report.samples("k8s-ovs", walls.ours)
     report.samples(bridge.name, walls.bridge)

@@ -21,6 +21,7 @@ from tests.support.runtime import Node
 REFERENCE = Path("/usr/lib/cni")
 NAMESPACE = "bench"
 POLL_S = 0.002
+LINKS_DEADLINE_S = 30.0
 
 
 class CallFailed(Exception):
@@ -108,5 +109,8 @@ def count_links(plugin: Plugin) -> int:
 
 def wait_links(plugin: Plugin, count: int) -> None:
     """Wait until there are `count` links: a DEL leaves the deletion of the link for later."""
-    while count_links(plugin) != count:
+    deadline = time.monotonic() + LINKS_DEADLINE_S
+    while (present := count_links(plugin)) != count:
+        if time.monotonic() > deadline:
+            raise SystemExit(f"bench: {plugin.name} has {present} pod links after {LINKS_DEADLINE_S:g} s, not {count}")
         time.sleep(POLL_S)

@@ -14,13 +14,19 @@ READER_GONE = 141
 """What a shell calls the end by SIGPIPE."""
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command in `argv` (default: the process's arguments); returns the exit status."""
+def command_line() -> argparse.ArgumentParser:
+    """All commands with their options."""
     parser = argparse.ArgumentParser(prog="k8sovs", description="Multi-tenant pod network on Open vSwitch.")
     parser.add_argument("--version", action="version", version=f"k8sovs {__version__}")
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for module in (net, edge, status, check, migrate, lab, daemons, uninstall):
         module.register(subparsers)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command in `argv` (default: the process's arguments); returns the exit status."""
+    parser = command_line()
     options, command = _split(sys.argv[1:] if argv is None else argv)
     arguments = parser.parse_args(options, argparse.Namespace(command=command, takes_command=False))
     if command and not arguments.takes_command:

@@ -46,9 +46,11 @@ def node(lab: LabUnderTest, first: Mapping[str, object]) -> Iterator[Node]:
     eventually(lambda: traces(node) == first, "nothing is left")
 
 
-def ended(call: Node, command: str, pod: Pod) -> tuple[int, Mapping[str, object]]:
+def ended(
+    call: Node, command: str, pod: Pod, conf: Mapping[str, object] | None = None
+) -> tuple[int, Mapping[str, object]]:
     """Exit status and error of a call that takes its time."""
-    process = call.start(command, pod)
+    process = call.start(command, pod, conf)
     said, _ = process.communicate(timeout=GIVES_UP_S)
     return process.returncode, json.loads(said or b"{}")
 
@@ -121,6 +123,16 @@ def test_a_del_that_was_kept_is_done_by_an_agent_that_starts_later(lab: LabUnder
             os.kill(node.agent_pid, signal.SIGKILL)
         eventually(lambda: Node(lab.status()["nodes"][0]).agent_pid not in (None, node.agent_pid), "another agent")
         eventually(lambda: traces(node) == before, "it has done it", deadline_s=40)
+
+
+@pytest.mark.timeout(150)
+def test_a_gc_that_the_database_does_not_answer_is_carried_out_when_it_does(node: Node) -> None:
+    before = traces(node)
+    with node.attached("red") as (pod, _):
+        with hanging(node.ovsdb_pid):
+            status, said = ended(node, "GC", pod, {"cniVersion": "1.1.0", "cni.dev/valid-attachments": []})
+        assert (status, said["code"]) == (1, TRY_AGAIN_LATER)
+        eventually(lambda: traces(node) == before, "the agent has done it by itself", deadline_s=40)
 
 
 @pytest.mark.timeout(200)

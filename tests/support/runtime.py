@@ -139,10 +139,10 @@ class Node:
         conf = {"cniVersion": "1.1.0", "cni.dev/valid-attachments": attachments, **conf}
         return self.run({"CNI_COMMAND": "GC", "CNI_PATH": "/opt/cni/bin"}, conf)
 
-    def start(self, command: str, pod: Pod) -> subprocess.Popen[bytes]:
+    def start(self, command: str, pod: Pod, conf: Mapping[str, object] | None = None) -> subprocess.Popen[bytes]:
         """A call that nobody waits for yet; its standard output is there to be read."""
         with tempfile.TemporaryFile() as document:
-            document.write(json.dumps(self.conf()).encode())
+            document.write(json.dumps({**self.conf(), **(conf or {})}).encode())
             document.seek(0)
             return subprocess.Popen(
                 [self.executable], stdin=document, stdout=subprocess.PIPE, env=_variables(command, pod)

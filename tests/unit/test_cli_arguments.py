@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 
 import pytest
+
+from k8sovs.cli import command_line
 
 USAGE = 2
 
@@ -38,6 +42,11 @@ ARGUMENTS = {
     "edge backends red/web --format json --reload true": "--reload needs --output: what would be read again?",
     "edge ls extra": "unrecognized arguments: extra",
     "status extra": "unrecognized arguments: extra",
+    "check extra": "unrecognized arguments: extra",
+    "check --role cook": "--role: invalid choice: 'cook'",
+    "migrate-etcd2": "required: dump",
+    "migrate-etcd2 /nowhere extra": "unrecognized arguments: extra",
+    "uninstall extra": "unrecognized arguments: extra",
     "lab": "required: COMMAND",
     "lab dance": "invalid choice: 'dance'",
     "lab up --nodes many": "--nodes: invalid int value: 'many'",
@@ -50,6 +59,9 @@ ARGUMENTS = {
     "lab stop": "required: kind",
     "lab stop kubelet": "invalid choice: 'kubelet'",
     "lab start": "required: kind",
+    "lab down extra": "unrecognized arguments: extra",
+    "lab env extra": "unrecognized arguments: extra",
+    "lab status extra": "unrecognized arguments: extra",
     "lab exec": "required: NAMESPACE/NAME|nodeK",
     "lab exec node1 true": "unrecognized arguments: true",
     "lab status -- true": "only 'lab exec' runs a command: unexpected '-- true'",
@@ -77,6 +89,22 @@ ARGUMENTS = {
     "controller --identity a --lease-ttl-s 0": "lease-ttl-s: '0' (from flag --lease-ttl-s) cannot be used",
     "controller --identity a --kubeconfig /nowhere": "/nowhere not found",
 }
+
+
+def commands(parser: argparse.ArgumentParser, name: str = "") -> Iterator[str]:
+    """Every command that does something, in full."""
+    below = [action.choices for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
+    if not below:
+        yield name.strip()
+    for choices in below:
+        for word, one in choices.items():
+            yield from commands(one, f"{name} {word}")
+
+
+def test_every_command_is_tried_with_wrong_arguments() -> None:
+    tried = [line.split() for line in ARGUMENTS]
+    known = [name.split() for name in commands(command_line())]
+    assert [name for name in known if not any(line[: len(name)] == name for line in tried)] == []
 
 
 @pytest.mark.parametrize(("line", "said"), ARGUMENTS.items(), ids=ARGUMENTS)
