@@ -202,7 +202,9 @@ class FlowReconciler:
             try:
                 await self._serve(session)
             except SwitchDisconnected:
-                continue  # Switch.run tells of it; the flows are compared again once it is back
+                # The flows are compared again once it is back. A dead connection is written to without waiting: were
+                # it tried again at once, `Switch.run` would never have a turn to take notice.
+                await self._switch.wait_disconnected(session)
             except (SwitchRefused, BundleRejected) as error:
                 self._served = None
                 log.error("flows-not-installed", error=str(error), action="comparing them again")

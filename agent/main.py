@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Collection
-from contextlib import suppress
 from pathlib import Path
 
 from agent.attach import Attacher, Devices, PodNetwork
@@ -185,9 +184,11 @@ def _leases(identity: Identity, attachments: Attachments) -> Leases:
 async def _held_ofports(switch: Switch) -> Collection[int]:
     """The numbers that the switch has in use, once it is there to be asked."""
     while True:
-        await switch.wait_connected()
-        with suppress(SwitchDisconnected):
+        session = await switch.wait_connected()
+        try:
             return (await switch.port_numbers()).values()
+        except SwitchDisconnected:
+            await switch.wait_disconnected(session)
 
 
 async def _tell_kernel(host: Host, services: Services, spec: HostSpec) -> None:
