@@ -18,7 +18,7 @@ from pathlib import Path
 from k8sovs import logs
 from k8sovs.etcd import Etcd, EtcdConfig, Listing
 from scripts.bench_figures import Report, percentile
-from scripts.bench_scale_processes import ScaleApi, end_in_good_order, peak_mb, resident_mb
+from scripts.bench_scale_processes import ScaleApi, end_in_good_order, peak_mb, resident_mb, wait_until
 from scripts.bench_scale_world import KEYS, NETWORK, SCALES, Scale, node_address
 from tests.support.controllers import ControllerProcess, Site
 from tests.support.etcd import EtcdServers
@@ -174,11 +174,12 @@ class _Controllers:
         return seconds
 
     def _wait_candidates(self, count: int) -> None:
-        deadline = time.monotonic() + PATIENCE_S
-        while len(self._site.values(KEYS.leader)) < count:
-            if time.monotonic() > deadline:
-                raise SystemExit("the second controller does not stand for election: is its log empty?")
-            time.sleep(0.1)
+        wait_until(
+            lambda: len(self._site.values(KEYS.leader)) >= count,
+            f"{count} controllers stand for election (see their logs)",
+            within_s=PATIENCE_S,
+            every_s=0.1,  # each look is an etcdctl
+        )
 
     def _controller(self, identity: str) -> ControllerProcess:
         """One that is not started yet; it ends with the measurement."""

@@ -25,6 +25,7 @@ from tests.support.etcd import EtcdServers
 REAL, PER_PROCESS = 50, 10
 MEMBERS = 3
 CHANGES, CHANGES_PER_S = 100, 5
+LATEST_S = 3.0
 IDLE_S = 5.0
 D1_MS = 300
 """The default of the controller's `phase-delay-s`: how late an agent may be for a change to lose no packet."""
@@ -81,8 +82,8 @@ async def _change_records(etcd: EtcdServers, scale: Scale) -> dict[str, float]:
             key, value = vnid_record(number, vni_of(20_000 + turn))
             written[value.decode()] = time.monotonic()
             await write(store, {key: value})
-            await asyncio.sleep(1 / CHANGES_PER_S)
-        await asyncio.sleep(3.0)
+            await asyncio.sleep(1 / CHANGES_PER_S)  # the rate that is asked for
+        await asyncio.sleep(LATEST_S)  # who has not heard by then counts as never
     return written
 
 

@@ -209,7 +209,7 @@ class FlowMonitor:
         """Wait for that many changes, then until there is none for a while; all since the last call."""
         wait_until(lambda: len(self.events) >= at_least, f"{at_least} changes of flows", within_s=60)
         while (seen := len(self.events)) is not None:
-            time.sleep(quiet_s)
+            time.sleep(quiet_s)  # quiet is what is waited for
             if len(self.events) == seen:
                 break
         found, self.events = self.events[:], []

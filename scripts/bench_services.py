@@ -98,7 +98,7 @@ async def _note_waits(waits: list[float]) -> None:
         started = time.perf_counter()
         await asyncio.sleep(0)
         waits.append((time.perf_counter() - started) * 1000)
-        await asyncio.sleep(0.005)
+        await asyncio.sleep(0.005)  # to look now and then, not to be the load itself
 
 
 def _service(number: int, more: int = 0) -> Service:

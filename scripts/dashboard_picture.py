@@ -105,7 +105,7 @@ def eventful_minute(lab: LabUnderTest, seconds: float) -> None:
             events.pop(0)[1]()
         node, turn = nodes[turn % 2 * 2], turn + 1  # the second node's switch will be away
         with node.attached("red", f"p{turn}"), node.attached("blue", f"q{turn}"):
-            time.sleep(0.3)
+            time.sleep(0.3)  # pods that live for a while, for the picture
 
 
 @contextmanager
@@ -145,7 +145,7 @@ def _wait_ready(address: str) -> None:
         except OSError:
             if time.monotonic() > end:
                 raise
-            time.sleep(0.2)
+            time.sleep(0.2)  # Prometheus tells nobody when it is up: it is asked again
 
 
 def ask(address: str, expression: str, legend: str, begin: float, end: float) -> list[Series]:
